@@ -1,0 +1,83 @@
+# `make help` lists the targets. Settings are environment variables: .env.example.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The first Python that is new enough; PYTHON=... chooses another.
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+export DBT_PROFILES_DIR ?= profiles
+export DO_NOT_TRACK := 1
+export PYTHONUNBUFFERED := 1
+
+##@ Use
+.PHONY: demo
+demo: setup ## From a lender's database to marts; run again for the world's next day (WORLD=berka: a real bank)
+	@$(BIN)/python -m sandbox.demo
+
+.PHONY: docs
+docs: setup ## Serve the documentation and lineage graph of the last build (DOCS_PORT=8080)
+	@$(BIN)/python -m sandbox.docs
+
+.PHONY: setup
+setup: $(VENV)/.installed dbt_packages/.installed ## Install what the demo needs into .venv
+
+.PHONY: clean
+clean: ## Remove the worlds, lakes and warehouses that the demo made
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m sandbox down --all --wipe; fi
+	rm -rf .sandbox lake lake-berka warehouse.duckdb* warehouse-berka.duckdb* target logs
+
+##@ Develop
+.PHONY: test
+test: setup-dev lint ## Lint, then the whole test suite
+	@$(BIN)/python -m pytest
+
+.PHONY: lint
+lint: setup-dev ## ruff and sqlfluff
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/sqlfluff lint --processes 2 models snapshots tests/singular tests/generic
+
+.PHONY: format
+format: setup-dev ## Let ruff and sqlfluff mend what they can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@$(BIN)/sqlfluff fix models snapshots tests/singular tests/generic
+
+.PHONY: setup-dev
+setup-dev: $(VENV)/.installed-dev dbt_packages/.installed
+
+.PHONY: lock
+lock: ## Pin what pyproject.toml asks for, with hashes, in requirements*.txt
+	$(PYTHON) -m venv .cache/lock && .cache/lock/bin/pip install --quiet uv
+	.cache/lock/bin/uv pip compile $(LOCK_OPTIONS) pyproject.toml --output-file requirements.txt
+	.cache/lock/bin/uv pip compile $(LOCK_OPTIONS) pyproject.toml --group dev --output-file requirements-dev.txt
+
+LOCK_OPTIONS := --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras \
+	--no-header --no-emit-index-url --no-emit-find-links
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv found; install one, or set PYTHON=" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.txt | $(VENV)/bin/python
+	@echo "installing the pinned dependencies into $(VENV) (about a minute, once) …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt | $(VENV)/bin/python
+	@echo "installing the pinned dependencies for development into $(VENV) …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.txt
+	@touch $@ $(VENV)/.installed
+
+dbt_packages/.installed: packages.yml $(shell find offline_packages -type f -not -name '*.pyc') | $(VENV)/.installed
+	@$(BIN)/python offline_packages/install.py
+	@touch $@
+
+##@ Help
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

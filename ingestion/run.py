@@ -1,0 +1,89 @@
+"""One ingestion run: every table becomes one batch, all read from one snapshot of PostgreSQL."""
+
+import importlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from types import ModuleType
+
+import psycopg
+
+from ingestion.config import TableConfig
+from ingestion.errors import IngestionError
+from ingestion.lake import Lake
+from ingestion.settings import Settings
+
+
+@dataclass
+class Run:
+    """What the module of a source needs while it extracts.
+
+    `postgres` is in one repeatable-read, read-only transaction for the whole run; `progress` shows a short
+    text while a table is being landed.
+    """
+
+    settings: Settings
+    lake: Lake
+    extract_date: date
+    batch_id: str
+    postgres: psycopg.Connection
+    progress: Callable[[str], None] = lambda text: None
+
+
+@dataclass(frozen=True)
+class Landed:
+    """What became of one table: rows landed now, the file's bytes, seconds, and the error if it failed."""
+
+    table: TableConfig
+    rows: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+
+
+def run(
+    settings: Settings,
+    tables: list[TableConfig],
+    *,
+    started: Callable[[TableConfig], None] = lambda table: None,
+    progress: Callable[[str], None] = lambda text: None,
+    finished: Callable[[Landed], None] = lambda landed: None,
+) -> list[Landed]:
+    """Land `tables` for `settings.extract_date`; a table that fails does not stop the others.
+
+    Running again lands only what is not in the lake yet, whatever happened to the run before.
+
+    Raises:
+        IngestionError: nothing could be landed at all (the lake or PostgreSQL cannot be used).
+    """
+    from ingestion import postgres
+
+    lake = Lake.open(settings.lake_root, settings.world)
+    with lake.lock():
+        newest = lake.last_extract_date()
+        if newest and newest > settings.extract_date:
+            raise IngestionError(
+                f"the lake {lake.root} already holds {newest}, later than {settings.extract_date}; "
+                "set EXTRACT_DATE to that day or later, or LAKE to another folder"
+            )
+        with postgres.connect(settings.source_dsn.get_secret_value()) as connection:
+            context = Run(settings, lake, settings.extract_date, lake.next_batch_id(), connection, progress)
+            results = []
+            for table in tables:
+                started(table)
+                results.append(_land(table, context))
+                finished(results[-1])
+    return results
+
+
+def _land(table: TableConfig, run: Run) -> Landed:
+    began = time.monotonic()
+    source: ModuleType = importlib.import_module(f"ingestion.{table.kind}")
+    try:
+        with run.lake.begin(table, source.schema(table, run), run.batch_id, run.extract_date) as out:
+            source.extract(table, run, out)
+    except IngestionError as error:
+        return Landed(table, seconds=time.monotonic() - began, error=str(error))
+    size = out.path.stat().st_size if out.published else 0
+    return Landed(table, out.rows, size, time.monotonic() - began)

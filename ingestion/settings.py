@@ -1,0 +1,55 @@
+"""Settings from the environment, with defaults that make the demo work; `.env.example` lists them."""
+
+import os
+from datetime import date, datetime
+from functools import cached_property
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ingestion.errors import IngestionError
+
+BUSINESS_ZONE = ZoneInfo("America/Sao_Paulo")
+
+
+class Settings(BaseSettings):
+    """What one ingestion run needs to know; build it with `load_settings`."""
+
+    model_config = SettingsConfigDict(extra="ignore", env_ignore_empty=True)
+
+    world: str = "synthetic"
+    lake: str = ""
+    source_dsn: SecretStr = SecretStr("")
+    bureau_url: str = ""
+    bureau_api_key: SecretStr = SecretStr("")
+    fx_url: str = "https://olinda.bcb.gov.br"
+    event_log: str = ""
+    extract_date: date = Field(default_factory=lambda: datetime.now(BUSINESS_ZONE).date())
+
+    @cached_property
+    def lake_root(self) -> str:
+        """The lake's folder: `LAKE`, or `lake` for the synthetic world and `lake-<world>` for any other."""
+        return self.lake or ("lake" if self.world == "synthetic" else f"lake-{self.world}")
+
+
+def load_settings() -> Settings:
+    """Read the settings: environment first, then `.env`, then what the running sandbox wrote.
+
+    Raises:
+        IngestionError: a setting has a value that cannot be read.
+    """
+    dotenv = dotenv_values(".env")
+
+    def setting(name: str, default: str) -> str:
+        return os.environ.get(name) or dotenv.get(name) or default
+
+    world = setting("WORLD", "synthetic")
+    endpoints = Path(setting("SANDBOX_DIR", ".sandbox")) / world / "endpoints.env"
+    try:
+        return Settings(_env_file=(endpoints, ".env"))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        raise IngestionError(f"settings cannot be read: {problems} (.env.example lists them)") from None

@@ -19,8 +19,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Land PostgreSQL tables, API answers and event files in the lake. Settings come from the environment "
-    "(.env.example lists them); ingestion/sources.yml says what is landed.",
+    help="Land PostgreSQL tables, API answers and event files in the lake. Settings come from the"
+    " environment (.env.example lists them); ingestion/sources.yml says what is landed.",
 )
 console = Console()
 
@@ -40,21 +40,8 @@ def run(
     if date:
         settings.extract_date = date.date()
     tables = select_tables(load_sources(), table or [])
-    with console.status("") as status:
-        current = ""
-
-        def started(entry) -> None:  # noqa: ANN001
-            nonlocal current
-            current = entry.name
-            status.update(f"{current} …")
-
-        results = land(
-            settings,
-            tables,
-            started=started,
-            progress=lambda text: status.update(f"{current} … {text}"),
-            finished=_show,
-        )
+    with console.status("") as spinner:
+        results = land(settings, tables, progress=lambda text: spinner.update(text), finished=_show)
     failed = [r for r in results if r.error]
     rows = sum(r.rows for r in results)
     console.print(
@@ -70,8 +57,9 @@ def _show(landed: Landed) -> None:
     if landed.error:
         Console(stderr=True).print(f"[red]error:[/red] {landed.error}", highlight=False, soft_wrap=True)
     else:
+        size = f"{landed.bytes / 1e6:.2f} MB"
         console.print(
-            f"  {landed.table.name:<28}{landed.rows:>12,} rows {landed.bytes / 1e6:>9.2f} MB {landed.seconds:>7.2f} s",
+            f"  {landed.table.name:<26}{landed.rows:>11,} rows {size:>11} {landed.seconds:>6.1f} s",
             highlight=False,
         )
 
@@ -87,12 +75,8 @@ def status() -> None:
     for table in load_sources():
         manifest = lake.last_manifest(table.source, table.table)
         if manifest:
-            values = (
-                manifest["extract_date"],
-                manifest["batch_id"],
-                f"{manifest['rows']:,}",
-                manifest["watermark_to"] or "–",
-            )
+            watermark = (manifest["watermark_to"] or "–")[:19].replace("T", " ")
+            values = (manifest["extract_date"], manifest["batch_id"], f"{manifest['rows']:,}", watermark)
         else:
             values = ("never landed", "", "", "")
         grid.add_row(table.name, *values)

@@ -121,7 +121,7 @@ class Lake:
 
     def read(self, source: str, table: str, columns: list[str]) -> pa.Table:
         """All committed rows of a table, just these columns, in batch order."""
-        return self._query(self.batches(source, table), columns, "true", {})
+        return self._select(self.batches(source, table), columns)
 
     def landed_since(self, table: TableConfig, since: datetime, columns: list[str]) -> pa.Table:
         """Committed rows whose cursor is `since` or later."""
@@ -132,20 +132,22 @@ class Lake:
             if watermark is None or datetime.fromisoformat(watermark) < since:
                 break
             files.append(path)
-        return self._query(files, columns, f"{_quote(table.cursor)} >= $since", {"since": since})
+        return self._select(
+            files, columns, duckdb.ColumnExpression(table.cursor) >= duckdb.ConstantExpression(since)
+        )
 
     @staticmethod
-    def _query(files: list[Path], columns: list[str], where: str, parameters: dict[str, Any]) -> pa.Table:
+    def _select(files: list[Path], columns: list[str], where: duckdb.Expression | None = None) -> pa.Table:
         if not files:
             return pa.table({c: pa.nulls(0) for c in columns})
         with duckdb.connect() as connection:
             connection.execute("set timezone = 'UTC'")
-            return connection.sql(
-                f"select {', '.join(map(_quote, columns))}"
-                " from read_parquet($files, union_by_name = true, hive_partitioning = false)"
-                f" where {where}",
-                params={"files": [str(f) for f in files], **parameters},
-            ).to_arrow_table()
+            rows = connection.read_parquet(
+                [str(f) for f in files], union_by_name=True, hive_partitioning=False
+            )
+            if where is not None:
+                rows = rows.filter(where)
+            return rows.select(*map(duckdb.ColumnExpression, columns)).to_arrow_table()
 
     def last_extract_date(self) -> date | None:
         """The latest extract_date of any table, None in an empty lake."""
@@ -344,7 +346,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _quote(identifier: str) -> str:
-    return '"' + identifier.replace('"', '""') + '"'

@@ -66,7 +66,7 @@ def connect(dsn: str) -> Iterator[psycopg.Connection]:
         connection = psycopg.connect(dsn, application_name="credit-lakehouse ingestion", connect_timeout=10)
     except psycopg.Error as error:
         raise IngestionError(
-            f"PostgreSQL cannot be reached ({_reason(error)}); check SOURCE_DSN, or run `python -m sandbox up`"
+            f"PostgreSQL cannot be reached ({_reason(error)}); check SOURCE_DSN or run `python -m sandbox up`"
         ) from None
     with connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ

@@ -46,7 +46,6 @@ def run(
     settings: Settings,
     tables: list[TableConfig],
     *,
-    started: Callable[[TableConfig], None] = lambda table: None,
     progress: Callable[[str], None] = lambda text: None,
     finished: Callable[[Landed], None] = lambda landed: None,
 ) -> list[Landed]:
@@ -68,10 +67,11 @@ def run(
                 "set EXTRACT_DATE to that day or later, or LAKE to another folder"
             )
         with postgres.connect(settings.source_dsn.get_secret_value()) as connection:
-            context = Run(settings, lake, settings.extract_date, lake.next_batch_id(), connection, progress)
+            context = Run(settings, lake, settings.extract_date, lake.next_batch_id(), connection)
             results = []
             for table in tables:
-                started(table)
+                progress(f"{table.name} …")
+                context.progress = lambda text, name=table.name: progress(f"{name} … {text}")
                 results.append(_land(table, context))
                 finished(results[-1])
     return results

@@ -1,0 +1,194 @@
+"""`make demo`: the whole path, from a lender's database to marts, one day at each run.
+
+The first run makes the world and lands everything; each later one lets a day pass and lands and builds
+only what changed. A run that was killed is finished by the next one before the world moves on.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+
+from dotenv import load_dotenv
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+from ingestion.errors import IngestionError
+from ingestion.lake import Lake
+from ingestion.settings import load_settings
+from sandbox import control, report
+from sandbox.errors import SandboxError
+from sandbox.settings import load
+
+console = Console()
+DBT = str(Path(sys.executable).with_name("dbt"))
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+
+
+class StepFailed(Exception):
+    """A program of the demo failed and has said why."""
+
+
+def main() -> int:
+    """Run the demo; returns the exit code."""
+    load_dotenv(".env")
+    began = time.monotonic()
+    try:
+        settings = load()
+        # Our end of the pipe closes with this process, however it ends: then the sandbox stops too.
+        lifeline, held = os.pipe()
+        with _step("sandbox") as said:
+            world = control.up(settings, lifeline=lifeline, progress=said)
+        try:
+            finished = settings.folder / "demo-finished"
+            world = _next_day(world, finished)
+            lake, warehouse = _paths(world.world)
+            _check_lake(lake, world.world_date)
+            _run([sys.executable, "-m", "ingestion", "run"])
+            _dbt("build")
+            _dbt("docs", "generate")
+            results = _target() / "run_results_build.json"
+            report.show(console, world.world, world.world_date, lake, warehouse, results)
+            finished.write_text(world.world_date.isoformat())
+        finally:
+            if world.started:
+                with _step("sandbox") as said:
+                    control.down(settings, progress=said)
+            os.close(held)
+        console.print(f"[dim]{time.monotonic() - began:.1f} s[/dim]", highlight=False)
+    except (SandboxError, IngestionError) as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        return 1
+    except StepFailed:
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _next_day(world: control.Status, finished: Path) -> control.Status:
+    """Move the world on, unless its present day has not been built to the end yet."""
+    if world.created:
+        console.print(f"World {world.world} begins on {world.world_date}", highlight=False)
+    elif not finished.exists() or finished.read_text() != world.world_date.isoformat():
+        console.print(f"{world.world_date} was not finished: finishing it first", highlight=False)
+    else:
+        with _step("sandbox") as said:
+            moved, days = control.advance(load(), progress=said)
+        if days:
+            console.print(f"The next day: {moved.world_date}", highlight=False)
+        else:
+            console.print(
+                f"No days are left in world {world.world}: {moved.world_date} once more", highlight=False
+            )
+        # Whether this run started the sandbox is known from `up` alone.
+        return control.Status(**{**vars(moved), "started": world.started})
+    return world
+
+
+def _paths(world: str) -> tuple[Lake, Path]:
+    lake_root = load_settings().lake_root
+    suffix = "" if world == "synthetic" else f"-{world}"
+    return Lake.open(lake_root, world), Path(os.environ.get("WAREHOUSE") or f"warehouse{suffix}.duckdb")
+
+
+def _check_lake(lake: Lake, day: date) -> None:
+    newest = lake.last_extract_date()
+    if newest and newest > day:
+        raise SandboxError(
+            f"the lake {lake.root} holds {newest}, but this world is at {day}: it is the lake of an earlier"
+            " world; `make clean` starts afresh, or set LAKE to another folder"
+        )
+
+
+def _target() -> Path:
+    return Path(os.environ.get("DBT_TARGET_PATH") or "target")
+
+
+@contextmanager
+def _step(name: str) -> Iterator[control.Progress]:
+    with console.status(name) as spinner:
+        yield lambda text: spinner.update(f"{name}: {text}")
+
+
+def _die_with_parent() -> None:
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _run(command: list[str]) -> None:
+    console.print("[bold]Landing[/bold] what is new in the lake")
+    process = subprocess.Popen(command, preexec_fn=_die_with_parent)
+    try:
+        if process.wait():
+            raise StepFailed
+    finally:
+        _end(process)
+
+
+def _dbt(*arguments: str) -> None:
+    """Run dbt with a progress bar; its errors, if any, are printed as dbt words them."""
+    label = "dbt " + " ".join(arguments)
+    environment = {"DBT_PROFILES_DIR": "profiles", **os.environ}
+    command = [DBT, *arguments, "--log-format", "json", "--log-level", "info"]
+    problems: list[str] = []
+    began = time.monotonic()
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=_die_with_parent,
+    )
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    try:
+        with Progress(*columns, console=console, transient=True) as progress:
+            bar = progress.add_task(label, total=None)
+            for line in process.stdout:
+                event = _event(line)
+                data, info = event.get("data", {}), event.get("info", {})
+                if "index" in data and "total" in data and info.get("name", "").startswith("Log"):
+                    done = max(progress.tasks[0].completed, data["index"])
+                    progress.update(bar, completed=done, total=data["total"])
+                if info.get("level") == "error":
+                    problems.append(info.get("msg", ""))
+        code = process.wait()
+    finally:
+        _end(process)
+    if code:
+        for problem in problems:
+            print(problem, file=sys.stderr)
+        Console(stderr=True).print(
+            f"[red]error:[/red] {label} failed; its log is logs/dbt.log", highlight=False
+        )
+        raise StepFailed
+    if arguments == ("build",):
+        # `docs generate` overwrites run_results.json with results of its own.
+        results = _target() / "run_results.json"
+        results.replace(results.with_name("run_results_build.json"))
+    console.print(f"[bold]{label}[/bold] done in {time.monotonic() - began:.1f} s", highlight=False)
+
+
+def _event(line: str) -> dict:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return {}
+
+
+def _end(process: subprocess.Popen) -> None:
+    if process.poll() is None:
+        process.terminate()
+        process.wait(10)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""The short report at the end of the demo, read from the lake's footers, the warehouse and dbt's results."""
+
+import json
+from collections import Counter
+from datetime import date
+from pathlib import Path
+
+import duckdb
+from rich.console import Console, Group
+from rich.table import Table
+
+from ingestion.config import load_sources
+from ingestion.lake import Lake
+
+LAYERS = ("staging", "intermediate", "snapshots", "marts")
+MONTHS = 6
+
+
+def show(console: Console, world: str, day: date, lake: Lake, warehouse: Path, run_results: Path) -> None:
+    """Print rows per layer, dbt's outcome, the last months of cash flow and approvals, and what to do next.
+
+    Args:
+        console: Where to print.
+        world: Name of the world.
+        day: The world's date, the logical day of the run.
+        lake: The lake that was landed in.
+        warehouse: The DuckDB file that dbt built.
+        run_results: dbt's `run_results.json` of that build.
+    """
+    with duckdb.connect(str(warehouse), read_only=True) as connection:
+        layers = _layers(connection, lake, day)
+        cash_flow = _cash_flow(connection)
+        approvals = _approvals(connection)
+    console.print()
+    console.rule(f"[bold]credit-lakehouse[/bold] · world {world} · {day:%Y-%m-%d}")
+    console.print(Group(layers, "", _outcome(run_results), "", cash_flow, "", approvals), highlight=False)
+    console.rule()
+    console.print(
+        f"Warehouse  {warehouse}   (open it read-only with DuckDB: analysts query the schema `marts`)\n"
+        f"Lake       {lake.root}/raw\n\n"
+        "Next       make demo"
+        + ("" if world == "synthetic" else f" WORLD={world}")
+        + "    the world's next day: only what changed is landed and built\n"
+        "           make docs    every table and column explained, with lineage\n"
+        "           make test    prove that all of this is right",
+        highlight=False,
+    )
+
+
+def _table(title: str, *columns: str) -> Table:
+    grid = Table(
+        title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False
+    )
+    for number, column in enumerate(columns):
+        grid.add_column(column, justify="right" if number else "left", no_wrap=True)
+    return grid
+
+
+def _number(value: object, decimals: int = 0) -> str:
+    return "–" if value is None else f"{value:,.{decimals}f}"
+
+
+def _layers(connection: duckdb.DuckDBPyConnection, lake: Lake, day: date) -> Table:
+    grid = _table("Rows per layer", "layer", "tables", "rows", f"new on {day:%Y-%m-%d}")
+    manifests = [m for t in load_sources() for m in lake.manifests(t.source, t.table)]
+    landed = sum(m["rows"] for m in manifests if m["extract_date"] == day.isoformat())
+    grid.add_row(
+        "raw (lake)", str(len(load_sources())), _number(sum(m["rows"] for m in manifests)), _number(landed)
+    )
+    for layer in LAYERS:
+        rows = [_count(connection, layer, name, day) for name in _relations(connection, layer)]
+        changed = [c for _, c in rows if c is not None]
+        grid.add_row(
+            layer,
+            str(len(rows)),
+            _number(sum(r for r, _ in rows)),
+            _number(sum(changed)) if changed else "",
+        )
+    return grid
+
+
+def _relations(connection: duckdb.DuckDBPyConnection, layer: str) -> list[str]:
+    found = connection.execute(
+        "select table_name from information_schema.tables where table_schema = ? order by 1", [layer]
+    )
+    return [name for (name,) in found.fetchall()]
+
+
+def _count(connection: duckdb.DuckDBPyConnection, layer: str, name: str, day: date) -> tuple[int, int | None]:
+    """Rows of a relation, and those that came with the day's batch where the relation tells."""
+    relation = connection.table(f"{layer}.{name}")
+    rows = relation.count("*").fetchone()[0]
+    if "_extract_date" not in relation.columns:
+        return rows, None
+    of_day = duckdb.ColumnExpression("_extract_date") == duckdb.ConstantExpression(day)
+    return rows, relation.filter(of_day).count("*").fetchone()[0]
+
+
+def _outcome(run_results: Path) -> str:
+    results = json.loads(run_results.read_text(encoding="utf-8"))
+    counts = Counter((r["unique_id"].split(".")[0], r["status"]) for r in results["results"])
+    tests = sum(
+        n for (kind, status), n in counts.items() if kind in ("test", "unit_test") and status == "pass"
+    )
+    warned = sum(n for (_, status), n in counts.items() if status == "warn")
+    built = sum(
+        n for (kind, status), n in counts.items() if kind not in ("test", "unit_test") and status == "success"
+    )
+    return (
+        f"[bold]dbt[/bold]  [green]{tests} tests passed[/green], {warned} warnings;"
+        f" {built} models, seeds and snapshots built in {results['elapsed_time']:.1f} s"
+    )
+
+
+def _cash_flow(connection: duckdb.DuckDBPyConnection) -> Table:
+    rows = connection.execute(
+        """
+        with
+        ranked as (
+            select
+                *,
+                dense_rank() over (order by currency_total desc, currency) as currency_rank,
+                row_number() over (partition by currency order by month desc) as months_ago
+            from (
+                select *, sum(disbursed_amount) over (partition by currency) as currency_total
+                from marts.monthly_cash_flow
+            )
+        )
+        select month, currency, disbursed_amount, received_amount, net_cash_flow, due_amount, overdue_amount
+        from ranked
+        where currency_rank = 1 and months_ago <= ?
+        order by month
+        """,
+        [MONTHS],
+    ).fetchall()
+    currency = rows[0][1] if rows else ""
+    grid = _table(
+        f"Cash flow of the last {len(rows)} months, {currency} (fluxo de caixa)",
+        "month",
+        "disbursed",
+        "received",
+        "net",
+        "due",
+        "overdue",
+    )
+    for month, _, *amounts in rows:
+        grid.add_row(f"{month:%Y-%m}", *(_number(a, 2) for a in amounts))
+    return grid
+
+
+def _approvals(connection: duckdb.DuckDBPyConnection) -> Table:
+    """Approval rate = approved / (approved + rejected), by month of the decision."""
+    rows = connection.execute(
+        """
+        select
+            date_trunc('month', timezone('America/Sao_Paulo', timezone('UTC', decided_at))) as month,
+            count(*) filter (where status = 'approved') as approved,
+            count(*) filter (where status = 'rejected') as rejected
+        from marts.credit_decisions
+        where status in ('approved', 'rejected')
+        group by month
+        order by month desc
+        limit ?
+        """,
+        [MONTHS],
+    ).fetchall()
+    grid = _table("Credit decisions (taxa de aprovação)", "month", "approved", "rejected", "approval rate")
+    for month, approved, rejected in reversed(rows):
+        grid.add_row(
+            f"{month:%Y-%m}",
+            _number(approved),
+            _number(rejected),
+            f"{100 * approved / (approved + rejected):.1f} %",
+        )
+    return grid

@@ -1,0 +1,35 @@
+"""Settings of the sandbox, from the environment or `.env`; the defaults make the demo work."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from sandbox.errors import SandboxError
+
+
+class Settings(BaseSettings):
+    """Where a world lives and which one it is."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore")
+
+    world: str = "synthetic"
+    sandbox_dir: Path = Path(".sandbox")
+    sandbox_port: int = 0
+    """Port of the third-party APIs; 0 takes any free one."""
+    berka_dir: Path = Path("../shared/data/berka")
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds everything of this world."""
+        return self.sandbox_dir.resolve() / self.world
+
+
+def load(**overrides: object) -> Settings:
+    """Reads the settings; overrides that are not None win over the environment."""
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).upper()
+        raise SandboxError(f"setting {name} is not valid ({first['msg']}): correct it") from None

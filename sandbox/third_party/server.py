@@ -1,0 +1,221 @@
+"""One HTTP server, on this machine only, that plays every third party of a world.
+
+Its answers depend on nothing but the seed, the request and the world's date. The only state is the
+bureau's rate limit.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as time_of_day
+from hmac import compare_digest
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
+from threading import Lock
+from zoneinfo import ZoneInfo
+
+from sandbox.third_party import bureau, ptax
+from sandbox.third_party.answers import Answer, Refusal
+
+REQUESTS_PER_SECOND = 100.0
+BURST = 200
+_ZONE = ZoneInfo("America/Sao_Paulo")
+_MAX_BODY = 1 << 20
+
+
+def create_server(
+    world: str,
+    seed: int,
+    world_date: date,
+    port: int,
+    api_key: str,
+    *,
+    requests_per_second: float = REQUESTS_PER_SECOND,
+    burst: int = BURST,
+    log: Callable[[str], None] | None = None,
+) -> "ThirdPartyServer":
+    """A server that listens already; call `serve_forever` to answer, set `world_date` to move its day.
+
+    Args:
+        world: only `synthetic` has data, every other world gets empty answers.
+        seed: the world's seed.
+        world_date: the last day there is.
+        port: where to listen on 127.0.0.1; 0 takes a free one, see `url`.
+        api_key: what the bureau wants in `X-Api-Key`.
+        requests_per_second: the bureau's rate limit.
+        burst: how many requests it forgives at once.
+        log: takes the access log's lines; standard error by default.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    server = ThirdPartyServer(("127.0.0.1", port), _Handler)
+    server.world_date = world_date
+    server.log = log or _log_to_stderr
+    server.has_data = world == "synthetic"
+    server.seed = seed
+    server.api_key = api_key.encode()
+    server.ptax = ptax.Ptax(seed)
+    server.bucket = TokenBucket(requests_per_second, burst)
+    return server
+
+
+class ThirdPartyServer(ThreadingHTTPServer):
+    """Made by `create_server`."""
+
+    daemon_threads = True
+    block_on_close = False  # a client may keep its connection open for as long as it likes
+    request_queue_size = 128
+
+    world_date: date
+    log: Callable[[str], None]
+    has_data: bool
+    seed: int
+    api_key: bytes
+    ptax: ptax.Ptax
+    bucket: "TokenBucket"
+
+    @property
+    def url(self) -> str:
+        """The base URL of both services."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def server_bind(self) -> None:
+        """Bind without the reverse name look-up of HTTPServer, which can take seconds."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]
+
+    def answer_bureau(self, key: str, body: bytes) -> Answer:
+        """A page of scores; 401 and 429 come first, as nobody reads a body before them."""
+        if not compare_digest(key.encode("utf-8", "replace"), self.api_key):
+            raise Refusal(401, "X-Api-Key is missing or wrong")
+        wait = self.bucket.take()
+        if wait > 0:
+            return Answer(
+                429,
+                _error(429, "too many requests; wait as long as Retry-After says"),
+                headers={"Retry-After": str(math.ceil(wait))},
+            )
+        if not self.has_data:
+            bureau.check(body)
+            return bureau.no_data()
+        midnight = datetime.combine(self.world_date + timedelta(days=1), time_of_day(), _ZONE)
+        return bureau.answer(self.seed, midnight.astimezone(UTC), body)
+
+    def answer_ptax(self, query: str) -> Answer:
+        """The bulletins a query asks for."""
+        return self.ptax.answer(self.world_date, query) if self.has_data else ptax.no_data(query)
+
+
+class TokenBucket:
+    """A rate limit: `burst` requests at once, refilled at `rate` a second."""
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._tokens = float(burst)
+        self._filled_at = time.monotonic()
+        self._lock = Lock()
+
+    def take(self) -> float:
+        """0 when the request may pass, else the seconds to wait for the next one that may."""
+        with self._lock:
+            now = time.monotonic()
+            self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
+            self._filled_at = now
+            if self._tokens >= 1:
+                self._tokens -= 1
+                return 0.0
+            return (1 - self._tokens) / self._rate
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: ThirdPartyServer
+    protocol_version = "HTTP/1.1"
+    server_version = "sandbox"
+    sys_version = ""
+    timeout = 60
+    # One packet per answer: head and body sent apart would wait for the client's delayed ACK.
+    wbufsize = -1
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        self._respond()
+
+    def do_POST(self) -> None:
+        self._respond()
+
+    def _respond(self) -> None:
+        started = time.perf_counter()
+        path, _, query = self.path.partition("?")
+        route = "unknown"  # an unknown path is not logged: anything may be in it
+        try:
+            body = self._read_body()
+            if path == bureau.PATH:
+                route = "bureau"
+                self._require("POST")
+                answer = self.server.answer_bureau(self.headers.get("X-Api-Key", ""), body)
+            elif ptax.is_path(path):
+                route = "ptax"
+                self._require("GET")
+                answer = self.server.answer_ptax(query)
+            else:
+                raise Refusal(404, "there is no such resource")
+        except Refusal as refusal:
+            error = _ptax_error if route == "ptax" else _error
+            answer = Answer(refusal.status, error(refusal.status, refusal.message))
+        self._send(answer)
+        milliseconds = (time.perf_counter() - started) * 1000
+        note = f" {answer.note}" if answer.note else ""
+        self.server.log(f"{self.command} {route} {answer.status}{note} {milliseconds:.1f}ms")
+
+    def _require(self, method: str) -> None:
+        if self.command != method:
+            raise Refusal(405, f"use {method}")
+
+    def _read_body(self) -> bytes:
+        """The body is read whatever the answer: the next request follows it on the connection."""
+        if "Transfer-Encoding" in self.headers:
+            self.close_connection = True
+            raise Refusal(411, "send the body with Content-Length")
+        length = self.headers.get("Content-Length", "0")
+        if not (length.isascii() and length.isdigit()) or int(length) > _MAX_BODY:
+            self.close_connection = True
+            raise Refusal(413, f"Content-Length must be a number up to {_MAX_BODY}")
+        return self.rfile.read(int(length))
+
+    def _send(self, answer: Answer) -> None:
+        self.send_response(answer.status)
+        self.send_header("Content-Type", "application/json;charset=UTF-8")
+        self.send_header("Content-Length", str(len(answer.body)))
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What the standard library cannot parse; its own page would repeat the request line."""
+        self.close_connection = True
+        self._send(Answer(int(code), _error(int(code), "the request is malformed or not supported")))
+        self.server.log(f"- unknown {int(code)}")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """The standard library's log repeats request lines; `_respond` writes a safe one instead."""
+
+
+def _error(status: int, message: str) -> bytes:
+    return json.dumps({"error": {"status": status, "message": message}}).encode()
+
+
+def _ptax_error(status: int, message: str) -> bytes:
+    return json.dumps({"codigo": status, "mensagem": message}).encode()
+
+
+def _log_to_stderr(line: str) -> None:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    print(f"{now} {line}", file=sys.stderr, flush=True)

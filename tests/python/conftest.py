@@ -1,0 +1,201 @@
+"""Fixtures: whole pipelines (world → lake → warehouse), each built once for the session."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DBT = Path(sys.executable).with_name("dbt")
+SETTINGS = (
+    "WORLD LAKE WAREHOUSE SOURCE_DSN EVENT_LOG BUREAU_URL BUREAU_API_KEY FX_URL EXTRACT_DATE AS_OF_DATE"
+    " BOOK_CURRENCY LEDGER_COMPLETE_UNTIL SANDBOX_DIR SANDBOX_PORT DOCS_PORT DBT_TARGET DBT_TARGET_PATH DBT_LOG_PATH"
+).split()
+
+
+def berka_dir() -> Path | None:
+    """The folder of the real data, or None where it is absent."""
+    folder = Path(os.environ.get("BERKA_DIR") or ROOT / "../shared/data/berka").resolve()
+    return folder if (folder / "loan.asc").exists() else None
+
+
+@pytest.fixture(scope="session")
+def berka_files() -> Path:
+    """The real files: absent, tests skip and say so; under CI=true absence fails."""
+    folder = berka_dir()
+    if folder is None:
+        reason = "the berka files are absent: set BERKA_DIR to their folder"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
+
+
+@dataclass(frozen=True)
+class Day:
+    """What a pipeline left at the end of one of its days."""
+
+    warehouse: Path
+    lake: Path
+    rows: dict[str, int]
+    """Rows of each table of the app database."""
+    files: dict[str, str]
+    """Path below the lake → SHA-256, of every batch."""
+
+
+@dataclass
+class Pipeline:
+    """A world, its lake and its warehouse in a folder of their own, driven by the real commands."""
+
+    world: str
+    folder: Path
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def lake(self) -> Path:
+        return self.folder / "lake"
+
+    @property
+    def warehouse(self) -> Path:
+        return self.folder / "warehouse.duckdb"
+
+    @property
+    def sandbox_dir(self) -> Path:
+        return self.folder / "sandbox"
+
+    @property
+    def env(self) -> dict[str, str]:
+        inherited = {k: v for k, v in os.environ.items() if k not in SETTINGS}
+        return inherited | {
+            "WORLD": self.world,
+            "LAKE": str(self.lake),
+            "WAREHOUSE": str(self.warehouse),
+            "SANDBOX_DIR": str(self.sandbox_dir),
+            "DBT_PROFILES_DIR": str(ROOT / "profiles"),
+            "DBT_TARGET_PATH": str(self.folder / "target"),
+            "DBT_LOG_PATH": str(self.folder / "logs"),
+            "DO_NOT_TRACK": "1",
+            "COLUMNS": "200",
+            **self.settings,
+        }
+
+    def try_run(self, *command: str, **more: str) -> subprocess.CompletedProcess:
+        """Run a program of the project; never raises."""
+        return subprocess.run(
+            command, cwd=ROOT, env=self.env | more, capture_output=True, text=True, timeout=300, check=False
+        )
+
+    def run(self, *command: str, **more: str) -> str:
+        """Run a program of the project that must succeed; returns what it printed."""
+        done = self.try_run(*command, **more)
+        assert done.returncode == 0, f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def sandbox(self, *arguments: str) -> str:
+        return self.run(sys.executable, "-m", "sandbox", *arguments)
+
+    def ingest(self, *arguments: str) -> str:
+        return self.run(sys.executable, "-m", "ingestion", "run", *arguments)
+
+    def dbt(self, *arguments: str) -> str:
+        return self.run(str(DBT), *arguments)
+
+    def status(self):
+        """The sandbox's own view of the world."""
+        from sandbox import control
+        from sandbox.settings import load
+
+        return control.status(load(world=self.world, sandbox_dir=self.sandbox_dir))
+
+    def day(self, name: str) -> Day:
+        """Keep what there is now, under `name`."""
+        from sandbox import control
+
+        warehouse = self.folder / f"warehouse_{name}.duckdb"
+        shutil.copyfile(self.warehouse, warehouse)
+        files = {
+            str(p.relative_to(self.lake)): hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in sorted(self.lake.glob("raw/*/*/*/*.parquet"))
+        }
+        return Day(warehouse, self.lake, control.row_counts(self.status().dsn), files)
+
+
+@dataclass(frozen=True)
+class TwoDays:
+    pipeline: Pipeline
+    day1: Day
+    day2: Day
+
+
+@pytest.fixture(scope="session")
+def new_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Pipeline]]:
+    """A factory of pipelines in folders of their own, whose sandboxes end with the session."""
+    made: list[Pipeline] = []
+
+    def make(world: str, **settings: str) -> Pipeline:
+        made.append(Pipeline(world, tmp_path_factory.mktemp(world), settings))
+        return made[-1]
+
+    yield make
+    for pipeline in made:
+        pipeline.try_run(sys.executable, "-m", "sandbox", "down")
+
+
+def run_two_days(pipeline: Pipeline, *up: str) -> TwoDays:
+    """The first day and the next, by the commands a user would type."""
+    pipeline.sandbox("up", *up)
+    pipeline.ingest()
+    pipeline.dbt("build")
+    day1 = pipeline.day("day1")
+    pipeline.sandbox("advance")
+    pipeline.ingest()
+    pipeline.dbt("build")
+    return TwoDays(pipeline, day1, pipeline.day("day2"))
+
+
+@pytest.fixture(scope="session")
+def synthetic(new_pipeline: Callable[..., Pipeline]) -> TwoDays:
+    """A small synthetic world over two days."""
+    return run_two_days(new_pipeline("synthetic"), "--scale", "0.1", "--seed", "7")
+
+
+@pytest.fixture(scope="session")
+def synthetic_day1(synthetic: TwoDays) -> Day:
+    return synthetic.day1
+
+
+@pytest.fixture(scope="session")
+def synthetic_day2(synthetic: TwoDays) -> Day:
+    return synthetic.day2
+
+
+@pytest.fixture(scope="session")
+def berka(new_pipeline: Callable[..., Pipeline], berka_files: Path) -> TwoDays:
+    """The real bank over its two days."""
+    return run_two_days(new_pipeline("berka", BERKA_DIR=str(berka_files)))
+
+
+@pytest.fixture(scope="session")
+def berka_day1(berka: TwoDays) -> Day:
+    return berka.day1
+
+
+@pytest.fixture(scope="session")
+def berka_day2(berka: TwoDays) -> Day:
+    return berka.day2
+
+
+@pytest.fixture(scope="session")
+def run_pipeline(new_pipeline: Callable[..., Pipeline]) -> Callable[[str, Path], TwoDays]:
+    """Run both days of a world on other files: `run_pipeline("berka", folder)`."""
+
+    def run(world: str, files: Path) -> TwoDays:
+        return run_two_days(new_pipeline(world, BERKA_DIR=str(files)))
+
+    return run

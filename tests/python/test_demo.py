@@ -1,0 +1,170 @@
+"""`make demo` as a user meets it: repeated, killed, and with settings that are wrong."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import psutil
+import pytest
+from conftest import ROOT, Pipeline
+
+DEMO = (sys.executable, "-m", "sandbox.demo")
+
+
+@pytest.fixture
+def small(new_pipeline: Callable[..., Pipeline]) -> Pipeline:
+    """A small synthetic world that exists but is not running, in folders of its own."""
+    pipeline = new_pipeline("synthetic")
+    pipeline.sandbox("up", "--scale", "0.02")
+    pipeline.sandbox("down")
+    return pipeline
+
+
+def processes_of(pipeline: Pipeline) -> list[str]:
+    """Command lines of all processes that have to do with this pipeline's folders."""
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline", "environ"]):
+        words = process.info["cmdline"] or []
+        inherited = (process.info["environ"] or {}).get("SANDBOX_DIR")
+        mine = str(pipeline.folder) in " ".join(words) or inherited == str(pipeline.sandbox_dir)
+        if mine and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+            found.append(" ".join(words))
+    return found
+
+
+def wait_until_gone(pipeline: Pipeline, seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while left := processes_of(pipeline):
+        assert time.monotonic() < deadline, f"still running: {left}"
+        time.sleep(0.1)
+
+
+def mart(pipeline: Pipeline) -> list[tuple]:
+    with duckdb.connect(str(pipeline.warehouse), read_only=True) as connection:
+        return connection.execute("select * from marts.monthly_cash_flow order by all").fetchall()
+
+
+def test_the_demo_reports_and_the_next_run_is_the_next_day(small: Pipeline) -> None:
+    first = small.run(*DEMO)
+    for words in ("2025-12-31", "Rows per layer", "tests passed", "Cash flow", "approval rate", "make docs"):
+        assert words in first
+    second = small.run(*DEMO)
+    assert "The next day: 2026-01-01" in second
+    assert processes_of(small) == []
+    assert (small.folder / "target" / "catalog.json").exists()
+
+
+def test_killed_demos_leave_nothing_and_the_next_one_finishes_the_day(
+    small: Pipeline, new_pipeline: Callable[..., Pipeline]
+) -> None:
+    # GIVEN demos killed with -9 at random moments of their work
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    moments = random.Random(seed)
+    for _ in range(4):
+        process = subprocess.Popen(
+            DEMO, cwd=ROOT, env=small.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(moments.uniform(0.5, 9))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        # THEN no process outlives them
+        wait_until_gone(small)
+    # WHEN the next one may finish, THEN it is still the same day, and nothing differs from an undisturbed run
+    printed = small.run(*DEMO)
+    assert "2025-12-31" in printed
+    assert "2026-01-01" not in printed
+    assert not list((small.lake / ".partial").iterdir())
+    calm = new_pipeline("synthetic")
+    calm.sandbox("up", "--scale", "0.02")
+    calm.ingest()
+    calm.dbt("build", "--exclude-resource-type", "test", "unit_test")
+    assert mart(small) == mart(calm) != []
+
+
+def test_ctrl_c_stops_what_the_demo_started(small: Pipeline) -> None:
+    process = subprocess.Popen(
+        DEMO,
+        cwd=ROOT,
+        env=small.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    time.sleep(4)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert "Traceback" not in errors
+    wait_until_gone(small)
+
+
+def test_a_sandbox_that_was_up_stays_up(small: Pipeline) -> None:
+    small.sandbox("up")
+    small.run(*DEMO)
+    assert small.status().running
+
+
+@pytest.mark.parametrize(
+    ("world", "changes", "message"),
+    [
+        ("berka", {"BERKA_DIR": "/nowhere"}, "BERKA_DIR"),
+        ("synthetic", {"LAKE": "/dev/null/lake"}, "LAKE"),
+        ("nowhere", {}, "nowhere"),
+    ],
+)
+def test_wrong_settings_are_one_line(
+    tmp_path: Path, world: str, changes: dict[str, str], message: str
+) -> None:
+    pipeline = Pipeline(world, tmp_path, changes)
+    pipeline.sandbox_dir.mkdir()
+    done = pipeline.try_run(*DEMO)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stdout
+    wait_until_gone(pipeline)
+
+
+def test_a_lake_of_the_other_world_is_refused(small: Pipeline) -> None:
+    small.lake.mkdir()
+    (small.lake / "lakehouse.json").write_text('{"world": "berka"}')
+    done = small.try_run(*DEMO)
+    assert done.returncode == 1
+    assert "belongs to the world berka" in done.stderr
+    assert done.stderr.count("\n") == 1
+    wait_until_gone(small)
+
+
+def test_a_lake_that_is_ahead_of_the_world_is_refused(small: Pipeline) -> None:
+    (small.lake / "raw/app/customers/extract_date=2026-05-01").mkdir(parents=True)
+    (small.lake / "lakehouse.json").write_text('{"world": "synthetic"}')
+    done = small.try_run(*DEMO)
+    assert done.returncode == 1
+    assert "earlier world" in done.stderr
+
+
+def test_occupied_ports_are_one_line(small: Pipeline) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        demo = small.try_run(*DEMO, SANDBOX_PORT=port)
+        (small.folder / "target").mkdir(exist_ok=True)
+        (small.folder / "target" / "catalog.json").write_text("{}")
+        docs = small.try_run(sys.executable, "-m", "sandbox.docs", DOCS_PORT=port)
+    for done, setting in ((demo, "SANDBOX_PORT"), (docs, "DOCS_PORT")):
+        assert done.returncode == 1
+        assert port in done.stderr
+        assert setting in done.stderr
+        assert done.stderr.count("\n") == 1
+    wait_until_gone(small)

@@ -1,0 +1,735 @@
+"""HTTP sources to Parquet: patience with services in trouble, exact records, nothing twice, no secret told."""
+
+import json
+import logging
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pyarrow as pa
+import pytest
+
+from ingestion import bureau, fx
+from ingestion.config import TableConfig, load_sources
+from ingestion.errors import IngestionError
+from ingestion.http import HttpService, Patience
+from ingestion.lake import Lake
+from ingestion.run import run
+from ingestion.settings import Settings
+from sandbox.postgres import Postgres
+from sandbox.third_party.server import ThirdPartyServer, create_server
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "a-key-that-nobody-may-see"
+DAY = date(2025, 12, 31)
+NOON = datetime(2025, 12, 1, 12, tzinfo=UTC)
+ANNA, BRUNO, CARLA = "10000000019", "10000000108", "10000000280"
+BRIEF = Patience(connect=1, read=0.3, attempts=4, total=5, first_wait=0.001)
+
+SCORES = next(t for t in load_sources() if t.name == "bureau.scores")
+RATES = next(t for t in load_sources() if t.name == "central_bank.fx_rates")
+
+
+class Script(ThreadingHTTPServer):
+    """Answers each request with the next of `answers` (the last one for ever) and remembers it.
+
+    An answer is (status, body, headers), or the word `reset`, `hang` or `vanish`.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, answers: list[Any]) -> None:
+        super().__init__(("127.0.0.1", 0), _ScriptHandler)
+        self.answers = answers
+        self.requests: list[tuple[float, str, Any]] = []
+        self.woken = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _ScriptHandler(BaseHTTPRequestHandler):
+    server: Script
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        number = len(self.server.requests)
+        self.server.requests.append((time.monotonic(), self.path, json.loads(body) if body else None))
+        answer = self.server.answers[min(number, len(self.server.answers) - 1)]
+        if answer == "hang":
+            self.server.woken.wait(5)
+        if isinstance(answer, str):
+            self.close_connection = True
+            if answer == "reset":
+                linger = struct.pack("ii", 1, 0)
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                self.connection.close()
+            return
+        status, content, headers = answer
+        content = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(len(content))} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_POST = do_GET
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def ok(content: Any) -> tuple[int, Any, dict[str, str]]:
+    return 200, content, {}
+
+
+@contextmanager
+def playing(*answers: Any) -> Iterator[Script]:
+    server = Script(list(answers))
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.woken.set()
+        server.shutdown()
+        server.server_close()
+
+
+def service(url: str, patience: Patience = BRIEF, **more: Any) -> HttpService:
+    headers = {"X-Api-Key": more.pop("key", KEY)}
+    return HttpService(
+        "score shop", url, "SHOP_URL", headers=headers, key_setting="SHOP_KEY", patience=patience, **more
+    )
+
+
+def is_one_safe_line(error: pytest.ExceptionInfo) -> bool:
+    text = str(error.value)
+    return "\n" not in text and not any(secret in text for secret in (KEY, ANNA, BRUNO, CARLA, "secret"))
+
+
+# ---------- the HTTP client ----------
+
+TROUBLES = {
+    "too many requests": (429, {"error": "secret"}, {}),
+    "server error": (500, b"secret", {}),
+    "bad gateway": (502, b"<html>secret</html>", {}),
+    "connection reset": "reset",
+    "closed without an answer": "vanish",
+    "no answer in time": "hang",
+    "a page instead of JSON": (200, b"<html>secret</html>", {}),
+    "truncated JSON": (200, b'{"data": [{"secret": 1', {}),
+    "cut off": (200, b'{"data"', {"Content-Length": "900"}),
+    "not a number": (200, b'{"value": NaN}', {}),
+    "a broken encoding": (200, b"not gzip", {"Content-Encoding": "gzip"}),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES)
+def test_trouble_that_passes_is_waited_out(trouble):
+    with playing(trouble, trouble, ok({"value": 1})) as server, service(server.url) as client:
+        assert client.get("/a") == {"value": 1}
+        assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES)
+def test_trouble_that_stays_ends_in_one_line(trouble):
+    patience = Patience(connect=1, read=0.05, attempts=3, total=5, first_wait=0.001)
+    with playing(trouble) as server, service(server.url, patience) as client:
+        with pytest.raises(
+            IngestionError, match=r"^the score shop at http://127.*3 attempts in 0 s.*run again"
+        ) as error:
+            client.post("/a", {"cpf": ANNA})
+        assert len(server.requests) == 3
+    assert is_one_safe_line(error)
+    assert error.value.__cause__ is None
+    assert error.value.__suppress_context__
+
+
+def test_every_kind_of_trouble_in_a_row():
+    with playing(*TROUBLES.values(), ok(1)) as server:
+        patience = Patience(
+            connect=1, read=0.1, attempts=len(TROUBLES) + 1, total=20, first_wait=0.001, longest_wait=0.01
+        )
+        with service(server.url, patience) as client:
+            assert client.get("/a") == 1
+
+
+def test_retry_after_is_honoured():
+    with playing((503, b"", {"Retry-After": "1"}), ok(1)) as server, service(server.url) as client:
+        assert client.get("/a") == 1
+        first, second = (at for at, *_ in server.requests)
+        assert 1 <= second - first < 1.5
+
+
+def test_retry_after_may_be_a_date():
+    until = format_datetime(datetime.now(UTC) + timedelta(seconds=1.5), usegmt=True)  # cut to a whole second
+    with playing((429, b"", {"Retry-After": until}), ok(1)) as server, service(server.url) as client:
+        assert client.get("/a") == 1
+        first, second = (at for at, *_ in server.requests)
+        assert 0.4 <= second - first < 2
+
+
+@pytest.mark.parametrize("nonsense", ["soon", "", "-1", "²"])
+def test_retry_after_that_says_nothing_is_ignored(nonsense):
+    answer = (429, b"", {"Retry-After": nonsense.encode().decode("latin-1")})
+    with playing(answer, ok(1)) as server, service(server.url) as client:
+        assert client.get("/a") == 1
+
+
+def test_retry_after_beyond_the_patience_is_not_waited_for():
+    with playing((429, b"", {"Retry-After": "3600"})) as server, service(server.url) as client:
+        began = time.monotonic()
+        with pytest.raises(IngestionError, match="run again in 3600 s or later"):
+            client.get("/a")
+        assert time.monotonic() - began < 1
+        assert len(server.requests) == 1
+
+
+def test_patience_has_an_end_in_time():
+    patience = Patience(attempts=1000, total=0.5, first_wait=0.05, longest_wait=0.05)
+    with playing((500, b"", {})) as server, service(server.url, patience) as client:
+        began = time.monotonic()
+        with pytest.raises(IngestionError):
+            client.get("/a")
+        assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (401, "SHOP_KEY"),
+        (403, "SHOP_KEY"),
+        (404, "SHOP_URL"),
+        (422, "SHOP_URL"),
+        (302, "SHOP_URL"),
+        (204, "SHOP_URL"),
+    ],
+)
+def test_refusal_is_final(status, advice):
+    with playing((status, b"", {"Location": "/secret"})) as server, service(server.url) as client:
+        with pytest.raises(IngestionError, match=rf"\({status}\); .*{advice}") as error:
+            client.post("/a", {"cpf": ANNA})
+        assert len(server.requests) == 1
+    assert is_one_safe_line(error)
+
+
+def test_service_that_is_away_is_one_line():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://user:secret@127.0.0.1:{unused.getsockname()[1]}/secret"
+        with (
+            service(url) as client,
+            pytest.raises(IngestionError, match=r"cannot be reached.*check SHOP_URL") as error,
+        ):
+            client.get("/a")
+    assert is_one_safe_line(error)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "score.shop", "ftp://score.shop", "http://", "http://[::1", "http://a:secret@b:port"]
+)
+def test_url_that_is_none_is_one_line(url):
+    with pytest.raises(IngestionError, match=r"^SHOP_URL is not ") as error:
+        service(url)
+    assert is_one_safe_line(error)
+
+
+@pytest.mark.parametrize("key", ["chave-secret-ç", "secret\nsecret"])
+def test_key_that_cannot_be_sent_is_one_line(key):
+    with playing(ok(1)) as server, pytest.raises(IngestionError, match=r"^SHOP_KEY ") as error:
+        service(server.url, key=key).get("/a")
+    assert is_one_safe_line(error)
+
+
+def test_numbers_are_exact():
+    body = b'{"a": 5.14360, "b": 0.1, "c": 12345678901234567890.123456789, "d": 7, "e": 1e2}'
+    with playing(ok(body)) as server, service(server.url) as client:
+        answer = client.get("/a")
+    assert {k: str(v) for k, v in answer.items()} == {
+        "a": "5.14360", "b": "0.1", "c": "12345678901234567890.123456789", "d": "7", "e": "1E+2"
+    }  # fmt: skip
+
+
+def test_proxy_of_the_environment_is_not_asked_about_this_machine(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with playing(ok(1)) as server, service(server.url) as client:
+        assert client.get("/a") == 1
+
+
+def test_nothing_logs_the_key(caplog):
+    caplog.set_level(logging.DEBUG)
+    with playing((500, b"", {}), ok(1)) as server, service(server.url) as client:
+        client.post("/a", {"cpf": ANNA})
+    assert KEY not in caplog.text
+    assert ANNA not in caplog.text
+
+
+# ---------- a lender, its lake, its third parties ----------
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[psycopg.Connection]:
+    """A database with the app's schema, of this module's own."""
+    folder = tmp_path_factory.mktemp("postgres")
+    with (folder / "log").open("wb") as log:
+        server = Postgres(folder / "pgdata", log)
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            connection.execute((ROOT / "sandbox" / "schema.sql").read_text(encoding="utf-8"))
+            yield connection
+        server.stop()
+
+
+@pytest.fixture
+def consent(postgres: psycopg.Connection) -> Callable[..., None]:
+    """Records a consent of a person, who becomes a customer with the first one."""
+    postgres.execute("truncate app.customers cascade")
+
+    def consent(
+        cpf: str,
+        granted_at: datetime = NOON,
+        *,
+        scope: str = "bureau",
+        expires_at: datetime | None = None,
+        revoked_at: datetime | None = None,
+    ) -> None:
+        postgres.execute(
+            "insert into app.customers (customer_id, partner_id, full_name, cpf, email, created_at, updated_at)"
+            " values (%s, 'p', 'n', %s, 'e', now(), now()) on conflict do nothing",
+            (int(cpf), cpf),
+        )
+        postgres.execute(
+            "insert into app.consents values (%s, %s, %s, %s, %s, %s, now())",
+            (uuid4(), int(cpf), scope, granted_at, expires_at, revoked_at),
+        )
+
+    return consent
+
+
+@pytest.fixture
+def lender(postgres: psycopg.Connection, consent: Callable[..., None], tmp_path: Path) -> Settings:
+    """Settings of a lender without customers, whose lake is empty."""
+    return Settings(
+        lake=str(tmp_path / "lake"),
+        source_dsn=postgres.info.dsn,
+        bureau_api_key=KEY,
+        fx_url="",
+        extract_date=DAY,
+        _env_file=None,
+    )
+
+
+class World:
+    """The sandbox's third parties, and the log of what they were asked."""
+
+    def __init__(self, server: ThirdPartyServer, calls: list[str]) -> None:
+        self.server = server
+        self.calls = calls
+
+    def asked(self) -> list[str]:
+        """The calls since this was asked last, without durations."""
+        calls = [c.rpartition(" ")[0] for c in self.calls]
+        self.calls.clear()
+        return calls
+
+
+@pytest.fixture
+def world(lender: Settings) -> Iterator[World]:
+    """The third parties of that lender, on its day."""
+    calls: list[str] = []
+    server = create_server("synthetic", 7, DAY, 0, KEY, log=calls.append)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    lender.bureau_url = lender.fx_url = server.url
+    yield World(server, calls)
+    server.shutdown()
+    server.server_close()
+
+
+def land(settings: Settings, table: TableConfig, day: date = DAY) -> int:
+    """Land a table; returns the number of new rows."""
+    settings.extract_date = day
+    result = run(settings, [table])[0]
+    if result.error:
+        raise IngestionError(result.error)
+    return result.rows
+
+
+def with_options(table: TableConfig, **options: Any) -> TableConfig:
+    return TableConfig(
+        table.source, table.table, table.kind, table.key, table.cursor, True, table.options | options
+    )
+
+
+def rows(settings: Settings, table: TableConfig, schema: pa.Schema) -> list[dict[str, Any]]:
+    lake = Lake.open(settings.lake, settings.world)
+    return lake.read(table.source, table.table, schema.names).to_pylist()
+
+
+def scores(settings: Settings) -> list[tuple[str, str]]:
+    """Who was scored when, in the order of the lake."""
+    return [(r["cpf"], f"{r['queried_at']:%Y-%m-%d}") for r in rows(settings, SCORES, bureau.SCHEMA)]
+
+
+# ---------- bureau ----------
+
+
+def test_scores_of_everyone_who_consented_land_once(lender, consent, world):
+    consent(ANNA, datetime(2025, 10, 1, 12, tzinfo=UTC))
+    consent(BRUNO)
+    assert land(lender, SCORES) == 6
+    assert scores(lender) == [
+        (ANNA, "2025-10-01"),
+        (ANNA, "2025-10-31"),
+        (ANNA, "2025-11-30"),
+        (BRUNO, "2025-12-01"),
+        (ANNA, "2025-12-30"),
+        (BRUNO, "2025-12-31"),
+    ]
+    assert world.asked() == ["POST bureau 200 subjects=2 records=6"]
+    row = rows(lender, SCORES, bureau.SCHEMA)[0]
+    assert row["total_debt"].as_tuple().exponent == -2
+    assert row["queried_at"] == datetime(2025, 10, 1, 12, tzinfo=UTC)
+    assert land(lender, SCORES) == 0
+    assert world.asked() == [], "every score is fresh"
+
+
+def test_types_in_the_lake_are_the_contracts(lender, consent, world):
+    consent(ANNA)
+    for table, schema in ((SCORES, bureau.SCHEMA), (with_options(RATES, start_date=DAY), fx.SCHEMA)):
+        land(lender, table)
+        lake = Lake.open(lender.lake, lender.world)
+        read = lake.read(table.source, table.table, schema.names).schema
+        assert [(f.name, f.type) for f in read] == [(f.name, f.type) for f in schema]
+
+
+def test_only_scores_that_are_new_are_paid_for(lender, consent, world):
+    consent(ANNA, NOON)  # the next records: 31 December, 30 January
+    consent(BRUNO, NOON + timedelta(days=20))  # 21 December, 20 January
+    land(lender, SCORES)
+    known = scores(lender)
+    world.asked()
+    for day, new in (
+        (date(2026, 1, 19), 0),
+        (date(2026, 1, 20), 1),
+        (date(2026, 1, 29), 0),
+        (date(2026, 1, 30), 1),
+    ):
+        world.server.world_date = day
+        assert land(lender, SCORES, day) == new
+        assert world.asked() == [f"POST bureau 200 subjects={new} records={new}"] * new
+    assert scores(lender) == [*known, (BRUNO, "2026-01-20"), (ANNA, "2026-01-30")]
+
+
+def test_a_score_is_fresh_as_long_as_sources_yml_says(lender, consent, world):
+    consent(ANNA, NOON)
+    land(lender, SCORES)
+    world.server.world_date = date(2026, 3, 5)
+    patient = with_options(SCORES, ttl_days=64)
+    assert land(lender, patient, date(2026, 3, 4)) == 0
+    world.asked()
+    assert land(lender, patient, date(2026, 3, 5)) == 2
+    assert world.asked() == ["POST bureau 200 subjects=1 records=2"]
+
+
+def test_nobody_is_asked_about_without_a_consent_in_force(lender, consent, world):
+    midnight = datetime(2026, 1, 1, 3, tzinfo=UTC)  # the end of the day in São Paulo
+    moment = timedelta(microseconds=1)
+    consent(ANNA, scope="open_finance")
+    consent(ANNA, revoked_at=midnight - moment)
+    consent(ANNA, expires_at=midnight - moment)
+    consent(ANNA, midnight)
+    assert land(lender, SCORES) == 0
+    assert world.asked() == []
+    consent(BRUNO, midnight - moment)
+    consent(CARLA, revoked_at=midnight, expires_at=midnight)
+    assert land(lender, SCORES) == 3
+    assert {cpf for cpf, _ in scores(lender)} == {BRUNO, CARLA}
+
+
+def test_monitoring_begins_with_the_earliest_consent_in_force(lender, consent, world):
+    consent(ANNA, NOON - timedelta(days=200), revoked_at=NOON - timedelta(days=100))
+    consent(ANNA, NOON + timedelta(days=5))
+    consent(ANNA, NOON)
+    land(lender, SCORES)
+    assert scores(lender) == [(ANNA, "2025-12-01"), (ANNA, "2025-12-31")]
+
+
+def test_people_go_in_batches_and_pages_are_followed(lender, consent, world):
+    for number in range(45):
+        consent(f"{20_000_000_000 + number}", NOON - timedelta(days=300))
+    assert land(lender, with_options(SCORES, batch_size=20)) == 45 * 12
+    assert world.asked() == [
+        "POST bureau 200 subjects=20 records=200",
+        "POST bureau 200 subjects=20 records=40",
+        "POST bureau 200 subjects=20 records=200",
+        "POST bureau 200 subjects=20 records=40",
+        "POST bureau 200 subjects=5 records=60",
+    ]
+    landed = scores(lender)
+    assert len(set(landed)) == len(landed)
+    assert landed == sorted(landed, key=lambda s: (s[1], s[0]))
+
+
+def test_settings_of_the_bureau_matter_only_when_somebody_has_to_be_asked_about(lender, consent):
+    lender.bureau_url, lender.bureau_api_key = "", type(lender.bureau_api_key)("")
+    assert land(lender, SCORES) == 0
+    assert rows(lender, SCORES, bureau.SCHEMA) == []
+    consent(ANNA)
+    with pytest.raises(IngestionError, match=r"^BUREAU_API_KEY is not set; "):
+        land(lender, SCORES)
+    lender.bureau_api_key = type(lender.bureau_api_key)(KEY)
+    with pytest.raises(IngestionError, match=r"^BUREAU_URL is not set; "):
+        land(lender, SCORES)
+
+
+def test_wrong_key_is_one_line(lender, consent, world):
+    consent(ANNA)
+    lender.bureau_api_key = type(lender.bureau_api_key)(f"{KEY}-old")
+    with pytest.raises(IngestionError, match=r"refuses the API key.*BUREAU_API_KEY") as error:
+        land(lender, SCORES)
+    assert is_one_safe_line(error)
+    assert world.asked() == ["POST bureau 401"]
+
+
+def test_database_without_the_tables_is_one_line_and_spoils_nothing(lender, postgres):
+    postgres.execute("alter table app.consents rename to consents_2")
+    try:
+        results = run(lender, [SCORES, next(t for t in load_sources() if t.name == "app.customers")])
+    finally:
+        postgres.execute("alter table app.consents_2 rename to consents")
+    assert "check SOURCE_DSN" in results[0].error
+    assert "app.customers has no rows" in results[1].error, "it could still be read"
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    return {
+        "cpf": ANNA,
+        "score": 700,
+        "score_version": "1",
+        "negative_records": 0,
+        "total_debt": 12.5,
+        "queried_at": "2025-12-01T12:00:00Z",
+    } | changes
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        ([[ANNA]], "form"),
+        ([{"cpf": ANNA}], "score"),
+        ([record(cpf=BRUNO)], "cpf"),
+        ([record(cpf=int(ANNA))], "cpf"),
+        ([record(score=1001)], "score"),
+        ([record(score="700")], "score"),
+        ([record(score=True)], "score"),
+        ([record(score=700.5)], "score"),
+        ([record(score=None)], "score"),
+        ([record(score_version=1)], "score_version"),
+        ([record(negative_records=-1)], "negative_records"),
+        ([record(total_debt="12.50")], "total_debt"),
+        ([record(total_debt=12.505)], "total_debt"),
+        ([record(total_debt=1e12)], "total_debt"),
+        ([record(queried_at="2025-12-01T12:00:00")], "queried_at"),
+        ([record(queried_at=ANNA)], "queried_at"),
+        ([record(queried_at=1764590400)], "queried_at"),
+        ([record(), record(queried_at=None)], "number 2 "),
+    ],
+)
+def test_record_that_is_not_valid_lands_nothing_and_is_named_without_its_values(lender, consent, data, field):
+    consent(ANNA)
+    with playing(ok({"data": data, "next_page_token": None})) as server:
+        lender.bureau_url = server.url
+        with pytest.raises(IngestionError, match=rf"\b{field}.*; check that BUREAU_URL") as error:
+            land(lender, SCORES)
+    assert is_one_safe_line(error)
+    assert rows(lender, SCORES, bureau.SCHEMA) == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [[], {}, {"data": {}}, {"data": [], "next_page_token": 7}, {"data": [], "next_page_token": "again"}],
+)
+def test_answer_of_another_form_is_one_line(lender, consent, answer):
+    consent(ANNA)
+    with playing(ok(answer)) as server:
+        lender.bureau_url = server.url
+        with pytest.raises(IngestionError, match="check that BUREAU_URL"):
+            land(lender, SCORES)
+
+
+def test_records_that_come_twice_land_once(lender, consent):
+    consent(ANNA, NOON)
+    one, two = record(), record(queried_at="2025-12-31T12:00:00Z", total_debt=7, unknown="field")
+    first = [ok({"data": [one, one], "next_page_token": "2"}), ok({"data": [one], "next_page_token": None})]
+    again = ok({"data": [one, two, two], "next_page_token": None})
+    with playing(*first, again) as server:
+        lender.bureau_url = server.url
+        assert land(lender, SCORES) == 1
+        assert land(lender, SCORES, date(2026, 1, 5)) == 1
+        bodies = [body for *_, body in server.requests]
+    asked = {"cpf": ANNA, "consented_at": "2025-12-01T12:00:00Z", "after": None}
+    assert [b["page_token"] for b in bodies] == [None, "2", None]
+    assert [b["subjects"] for b in bodies] == [[asked], [asked], [asked | {"after": "2025-12-01T12:00:00Z"}]]
+    assert [r["total_debt"] for r in rows(lender, SCORES, bureau.SCHEMA)] == [
+        Decimal("12.50"),
+        Decimal("7.00"),
+    ]
+
+
+# ---------- central bank ----------
+
+
+def rates(settings: Settings) -> list[tuple[str, str, str]]:
+    return [
+        (r["currency"], f"{r['quoted_at']:%Y-%m-%d}", r["bulletin"]) for r in rows(settings, RATES, fx.SCHEMA)
+    ]
+
+
+def test_rates_land_from_the_start_date_then_only_what_is_new(lender, world):
+    table = with_options(RATES, start_date=date(2025, 12, 29))
+    assert land(lender, table) == 2 * 3 * 5
+    assert land(lender, table) == 0
+    world.server.world_date = date(2026, 1, 2)
+    assert land(lender, table, date(2026, 1, 2)) == 2 * 5, "a holiday and a business day"
+    landed = rates(lender)
+    assert len({(r["currency"], r["quoted_at"], r["bulletin"]) for r in rows(lender, RATES, fx.SCHEMA)}) == 40
+    assert {day for _, day, _ in landed} == {"2025-12-29", "2025-12-30", "2025-12-31", "2026-01-02"}
+    assert {c for c, *_ in landed} == {"USD", "EUR"}
+    assert [d for _, d, _ in landed] == sorted(d for _, d, _ in landed)
+    assert world.asked()[-1] == "GET ptax 200 period=2025-12-29..2026-01-02 skip=0 rows=20"
+
+
+def test_rates_of_a_currency_added_later_begin_at_the_start(lender, world):
+    land(lender, with_options(RATES, start_date=date(2025, 12, 1), currencies=["USD"]))
+    assert (
+        land(lender, with_options(RATES, start_date=date(2025, 12, 1), currencies=["USD", "GBP"])) == 22 * 5
+    )
+    assert world.asked()[-1].startswith("GET ptax 200 period=2025-12-01..2025-12-31 ")
+
+
+def test_rates_are_paged_to_the_end(lender, world, monkeypatch):
+    monkeypatch.setattr(fx, "PAGE_ROWS", 5)
+    assert land(lender, with_options(RATES, start_date=date(2025, 12, 29), currencies=["USD"])) == 15
+    assert [c.rpartition("skip=")[2] for c in world.asked()] == [
+        f"{n} rows={5 * (n < 15)}" for n in (0, 5, 10, 15)
+    ]
+
+
+def test_no_rate_lands_where_the_service_has_none(lender, world):
+    world.server.has_data = False
+    assert land(lender, RATES) == 0
+    assert rates(lender) == []
+    assert land(lender, RATES, date(2026, 1, 1)) == 0
+
+
+def test_rates_are_not_asked_for_before_the_start_date(lender, world):
+    assert land(lender, RATES, date(1998, 12, 7)) == 0
+    assert rates(lender) == []
+    assert world.asked() == []
+
+
+def bulletin(at: str, kind: str = "Fechamento", buy: str = "5.14360", sell: str = "5.14420") -> str:
+    return (
+        f'{{"paridadeCompra":1.0,"paridadeVenda":1.0,"cotacaoCompra":{buy},"cotacaoVenda":{sell},'
+        f'"dataHoraCotacao":{json.dumps(at)},"tipoBoletim":{json.dumps(kind, ensure_ascii=False)}}}'
+    )
+
+
+def value(*bulletins: str) -> tuple[int, bytes, dict[str, str]]:
+    return ok(f'{{"@odata.context":"https://was-p","value":[{",".join(bulletins)}]}}'.encode())
+
+
+def test_the_real_services_oddities_are_understood(lender):
+    answer = value(
+        bulletin("2025-12-29 10:02:17.05066", "Abertura"),
+        bulletin("2025-12-29 13:09:53.465", "Intermediário", sell="5.2"),
+        bulletin("2025-12-29 13:09:53.469", buy="12345.12345678", sell="12346"),
+        bulletin("2025-12-30 13:10:18.54"),
+        bulletin("2018-01-15 13:03:25.555497", "Fechamento PTAX"),
+        bulletin("2025-12-31 17:00:00"),
+    )
+    with playing(answer) as server:
+        lender.fx_url = f"{server.url}/"
+        table = with_options(RATES, start_date=date(2025, 12, 29), currencies=["USD"])
+        assert land(lender, table) == 6
+        assert land(lender, table) == 0
+        assert server.requests[0][1] == (
+            "/olinda/servico/PTAX/versao/v1/odata/CotacaoMoedaPeriodo(moeda=@moeda,dataInicial=@dataInicial,"
+            "dataFinalCotacao=@dataFinalCotacao)?@moeda='USD'&@dataInicial='12-29-2025'"
+            "&@dataFinalCotacao='12-31-2025'&$format=json&$orderby=dataHoraCotacao%20asc&$top=1000&$skip=0"
+        )
+    by_time = {r["quoted_at"].isoformat(): r for r in rows(lender, RATES, fx.SCHEMA)}
+    assert list(by_time) == [
+        "2018-01-15T15:03:25.555497+00:00",  # summer time of then
+        "2025-12-29T13:02:17.050660+00:00",
+        "2025-12-29T16:09:53.465000+00:00",
+        "2025-12-29T16:09:53.469000+00:00",
+        "2025-12-30T16:10:18.540000+00:00",
+        "2025-12-31T20:00:00+00:00",
+    ]
+    assert [r["bulletin"] for r in by_time.values()][:3] == ["Fechamento PTAX", "Abertura", "Intermediário"]
+    exact = by_time["2025-12-29T16:09:53.469000+00:00"]
+    assert (str(exact["buy"]), str(exact["sell"])) == ("12345.12345678", "12346.00000000")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ok([]),
+        ok({"value": {}}),
+        ok({"value": [7]}),
+        ok({"value": [{}]}),
+        value(bulletin("31/12/2025 13:00")),
+        value(bulletin("2025-12-31T13:00:00Z")),
+        value(bulletin("2025-12-31 13:00:00", "")),
+        value(bulletin("2025-12-31 13:00:00", buy='"5.1"')),
+        value(bulletin("2025-12-31 13:00:00", buy="null")),
+        value(bulletin("2025-12-31 13:00:00", sell="0")),
+        value(bulletin("2025-12-31 13:00:00", sell="-1.5")),
+        value(bulletin("2025-12-31 13:00:00", sell="5.123456789")),
+        value(bulletin("2025-12-31 13:00:00", sell="12345678901")),
+    ],
+)
+def test_bulletin_that_is_none_lands_nothing(lender, answer):
+    with playing(answer) as server:
+        lender.fx_url = server.url
+        with pytest.raises(IngestionError, match=r"PTAX service answered .*check that FX_URL"):
+            land(lender, RATES)
+    assert rates(lender) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"currencies": "USD"},
+        {"currencies": ["usd"]},
+        {"currencies": [7]},
+        {"start_date": "soon"},
+        {"start_date": None},
+    ],
+)
+def test_rates_misconfigured_are_one_line(lender, world, options):
+    with pytest.raises(IngestionError, match=r"in sources.yml must be"):
+        land(lender, with_options(RATES, **options))
+
+
+def test_rates_without_a_url_are_one_line(lender):
+    with pytest.raises(IngestionError, match=r"^FX_URL is not set; "):
+        land(lender, RATES)

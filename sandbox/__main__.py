@@ -31,12 +31,14 @@ World = Annotated[
 def up(
     world: World = None,
     seed: Annotated[
-        int | None, typer.Option(help=f"Seed of a new generated world (default {control.DEFAULT_SEED}).", min=0)
+        int | None,
+        typer.Option(help=f"Seed of a new generated world (default {control.DEFAULT_SEED}).", min=0),
     ] = None,
     scale: Annotated[
         float | None,
         typer.Option(
-            help="Size of a new generated world (default 1): 1 is 5,000 customers and 20,000 orders.", min=0.001
+            help="Size of a new generated world (default 1): 1 is 5,000 customers and 20,000 orders.",
+            min=0.001,
         ),
     ] = None,
 ) -> None:
@@ -65,7 +67,9 @@ def advance(
 @app.command()
 def down(
     world: World = None,
-    wipe: Annotated[bool, typer.Option("--wipe", help="Delete the world as well; `up` makes it anew.")] = False,
+    wipe: Annotated[
+        bool, typer.Option("--wipe", help="Delete the world as well; `up` makes it anew.")
+    ] = False,
 ) -> None:
     """Stop a world. Its data stay, unless --wipe."""
     with _steps() as (settings, progress):

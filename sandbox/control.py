@@ -12,16 +12,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Self
 
 import psutil
 import psycopg
+from psycopg import sql
 
 from sandbox import loader, postgres, worlds
 from sandbox.errors import SandboxError
-from sandbox.files import Folder, exclusive, read_state, supervisor_pid, write_events, write_whole
+from sandbox.files import (
+    Folder,
+    exclusive,
+    packed_events,
+    read_state,
+    supervisor_pid,
+    write_events,
+    write_whole,
+)
 from sandbox.settings import Settings, load
 from sandbox.worlds.base import TABLES, World
 
@@ -79,9 +90,8 @@ def up(
             _complete(settings, folder, row, progress)
         else:
             _check_port(settings.sandbox_port)
-            with _started_supervisor(settings, folder, lifeline, progress) as supervisor:
-                row, created = _find_or_create(supervisor.dsn, settings, seed, scale, progress)
-                write_events(folder, lambda: _world(settings, row), row.world_date, progress)
+            with _Supervisor(settings, folder, lifeline) as supervisor:
+                row, created = _find_or_create(supervisor, settings, folder, seed, scale, progress)
                 progress("starting the third-party APIs")
                 supervisor.serve()
             started = True
@@ -148,33 +158,21 @@ def row_counts(dsn: str) -> dict[str, int]:
     """Number of rows of every table."""
     with _connect(dsn) as connection:
         return {
-            name: connection.execute(f"select count(*) from app.{name}").fetchone()[0] for name in TABLES
+            name: connection.execute(
+                sql.SQL("select count(*) from {}").format(sql.Identifier("app", name))
+            ).fetchone()[0]
+            for name in TABLES
         }
 
 
-@contextlib.contextmanager
-def _started_supervisor(
-    settings: Settings, folder: Folder, lifeline: int | None, progress: Progress
-) -> Iterator["_Supervisor"]:
-    """Starts the supervisor; it stops again unless the block ends well and it was told to serve."""
-    progress("starting PostgreSQL")
-    supervisor = _Supervisor(settings, folder, lifeline)
-    try:
-        supervisor.dsn = supervisor.hear("dsn")
-        yield supervisor
-    finally:
-        supervisor.let_go()
-
-
 class _Supervisor:
-    """The starter's end of a supervisor that is not serving yet."""
+    """The starter's end of a supervisor. At the end of the block it stops unless told to serve."""
 
     def __init__(self, settings: Settings, folder: Folder, lifeline: int | None) -> None:
         command = [sys.executable, "-m", "sandbox.supervisor", "--folder", str(folder.path)]
         command += ["--port", str(settings.sandbox_port)]
         if lifeline is not None:
             command += ["--lifeline", str(lifeline)]
-        self.dsn = ""
         self._log_path = folder.log
         self._serving = False
         package_parent = str(Path(__file__).resolve().parent.parent)
@@ -206,8 +204,10 @@ class _Supervisor:
         self.hear("port")
         self._serving = True
 
-    def let_go(self) -> None:
-        """Closes the pipes; a supervisor that does not serve yet takes that as its end."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         if not self._serving:
@@ -216,21 +216,36 @@ class _Supervisor:
 
 
 def _find_or_create(
-    dsn: str, settings: Settings, seed: int | None, scale: float | None, progress: Progress
+    supervisor: _Supervisor,
+    settings: Settings,
+    folder: Folder,
+    seed: int | None,
+    scale: float | None,
+    progress: Progress,
 ) -> tuple[loader.WorldRow, bool]:
-    with _connect(dsn) as connection:
-        row = loader.read_world(connection)
-        if row is not None:
-            _check_same(row, seed, scale)
-            return row, False
+    def make() -> World:
         progress(f"making the world {settings.world}")
-        world = _make_world(
+        return _make_world(
             settings.world,
             DEFAULT_SEED if seed is None else seed,
             DEFAULT_SCALE if scale is None else scale,
             settings.berka_dir,
         )
-        loader.create_world(connection, world, secrets.token_hex(16), progress)
+
+    if not folder.pgdata.exists():
+        make()  # while PostgreSQL sets itself up
+    progress("starting PostgreSQL")
+    with _connect(supervisor.hear("dsn")) as connection:
+        row = loader.read_world(connection)
+        if row is not None:
+            _check_same(row, seed, scale)
+            return row, False
+        world = make()
+        with ThreadPoolExecutor(1) as pool:
+            # PostgreSQL is busy with the load, so this process makes the event log meanwhile.
+            packed = pool.submit(lambda: list(packed_events(world, date.min, world.first_date)))
+            loader.create_world(connection, world, secrets.token_hex(16), progress)
+            write_events(folder, lambda: world, world.first_date, progress, packed.result())
         return loader.read_world(connection), True
 
 

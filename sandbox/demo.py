@@ -28,7 +28,6 @@ from sandbox.errors import SandboxError
 from sandbox.settings import load
 
 console = Console()
-DBT = str(Path(sys.executable).with_name("dbt"))
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 
@@ -53,9 +52,8 @@ def main() -> int:
             lake, warehouse = _paths(world.world)
             _check_lake(lake, world.world_date)
             _run([sys.executable, "-m", "ingestion", "run"])
-            _dbt("build")
-            _dbt("docs", "generate")
-            results = _target() / "run_results_build.json"
+            _dbt()
+            results = _target() / "run_results.json"
             report.show(console, world.world, world.world_date, lake, warehouse, results)
             finished.write_text(world.world_date.isoformat())
         finally:
@@ -134,15 +132,13 @@ def _run(command: list[str]) -> None:
         _end(process)
 
 
-def _dbt(*arguments: str) -> None:
-    """Run dbt with a progress bar; its errors, if any, are printed as dbt words them."""
-    label = "dbt " + " ".join(arguments)
+def _dbt() -> None:
+    """Build the warehouse and its docs with a progress bar; errors are printed as dbt words them."""
     environment = {"DBT_PROFILES_DIR": "profiles", **os.environ}
-    command = [DBT, *arguments, "--log-format", "json", "--log-level", "info"]
     problems: list[str] = []
     began = time.monotonic()
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-m", "sandbox.warehouse"],
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
@@ -151,13 +147,14 @@ def _dbt(*arguments: str) -> None:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     try:
         with Progress(*columns, console=console, transient=True) as progress:
-            bar = progress.add_task(label, total=None)
+            bar = progress.add_task("dbt build", total=None)
             for line in process.stdout:
                 event = _event(line)
                 data, info = event.get("data", {}), event.get("info", {})
-                if "index" in data and "total" in data and info.get("name", "").startswith("Log"):
-                    done = max(progress.tasks[0].completed, data["index"])
-                    progress.update(bar, completed=done, total=data["total"])
+                if info.get("name", "").endswith("Result") and "total" in data:
+                    progress.update(bar, advance=1, total=data["total"])
+                elif info.get("name") == "BuildingCatalog":
+                    progress.update(bar, description="dbt docs")
                 if info.get("level") == "error":
                     problems.append(info.get("msg", ""))
         code = process.wait()
@@ -166,15 +163,11 @@ def _dbt(*arguments: str) -> None:
     if code:
         for problem in problems:
             print(problem, file=sys.stderr)
-        Console(stderr=True).print(
-            f"[red]error:[/red] {label} failed; its log is logs/dbt.log", highlight=False
-        )
+        Console(stderr=True).print("[red]error:[/red] dbt failed; its log is logs/dbt.log", highlight=False)
         raise StepFailed
-    if arguments == ("build",):
-        # `docs generate` overwrites run_results.json with results of its own.
-        results = _target() / "run_results.json"
-        results.replace(results.with_name("run_results_build.json"))
-    console.print(f"[bold]{label}[/bold] done in {time.monotonic() - began:.1f} s", highlight=False)
+    console.print(
+        f"[bold]Built[/bold] warehouse and docs with dbt in {time.monotonic() - began:.1f} s", highlight=False
+    )
 
 
 def _event(line: str) -> dict:

@@ -6,7 +6,7 @@ import gzip
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import IO
@@ -46,8 +46,10 @@ def exclusive(folder: Folder, progress: Callable[[str], None], patience: float =
             ) from None
         with handle:
             # `down --wipe` removes the file: a lock on a removed one protects nothing.
-            if try_lock(handle) and folder.lock.exists() and os.path.samestat(
-                os.fstat(handle.fileno()), folder.lock.stat()
+            if (
+                try_lock(handle)
+                and folder.lock.exists()
+                and os.path.samestat(os.fstat(handle.fileno()), folder.lock.stat())
             ):
                 yield
                 return
@@ -84,7 +86,7 @@ def write_whole(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Writes a file that is either absent or complete."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as handle:
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as handle:
         handle.write(content)
     temporary.rename(path)
 
@@ -97,10 +99,23 @@ def read_state(folder: Folder) -> dict:
         return {}
 
 
+def packed_events(world: World, first: date, last: date) -> Iterator[tuple[str, bytes]]:
+    """Yields (path below `events/`, gzipped lines), the same bytes every time."""
+    for name, lines in world.events(first, last):
+        yield name, gzip.compress(lines, compresslevel=1, mtime=0)
+
+
 def write_events(
-    folder: Folder, make_world: Callable[[], World], day: date, progress: Callable[[str], None]
+    folder: Folder,
+    make_world: Callable[[], World],
+    day: date,
+    progress: Callable[[str], None],
+    ready: Iterable[tuple[str, bytes]] | None = None,
 ) -> None:
-    """Brings the event log to the end of `day`. Files are deterministic, so one that exists is right."""
+    """Brings the event log to the end of `day`. Files are deterministic, so one that exists is right.
+
+    `ready` are the packed files, when somebody made them already.
+    """
     folder.events.mkdir(exist_ok=True)
     marker = folder.events / _COMPLETE
     try:
@@ -110,11 +125,13 @@ def write_events(
     if done >= day:
         return
     progress("writing the event log")
-    first = date.min if done == date.min else date.fromordinal(done.toordinal() + 1)
-    for name, lines in make_world().events(first, day):
+    if ready is None:
+        first = date.min if done == date.min else date.fromordinal(done.toordinal() + 1)
+        ready = packed_events(make_world(), first, day)
+    for name, content in ready:
         path = folder.events / name
         if path.exists():
             continue
         path.parent.mkdir(exist_ok=True)
-        write_whole(path, gzip.compress(lines, compresslevel=1, mtime=0))
+        write_whole(path, content)
     write_whole(marker, day.isoformat().encode())

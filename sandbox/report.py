@@ -89,11 +89,11 @@ def _relations(connection: duckdb.DuckDBPyConnection, layer: str) -> list[str]:
 def _count(connection: duckdb.DuckDBPyConnection, layer: str, name: str, day: date) -> tuple[int, int | None]:
     """Rows of a relation, and those that came with the day's batch where the relation tells."""
     relation = connection.table(f"{layer}.{name}")
-    rows = relation.count("*").fetchone()[0]
+    rows = relation.count("*").fetchall()[0][0]
     if "_extract_date" not in relation.columns:
         return rows, None
     of_day = duckdb.ColumnExpression("_extract_date") == duckdb.ConstantExpression(day)
-    return rows, relation.filter(of_day).count("*").fetchone()[0]
+    return rows, relation.filter(of_day).count("*").fetchall()[0][0]
 
 
 def _outcome(run_results: Path) -> str:

@@ -6,6 +6,7 @@ listen. If its starter dies before `serve`, or its lifeline ends at any time, it
 """
 
 import argparse
+import contextlib
 import json
 import os
 import select
@@ -22,8 +23,9 @@ import psycopg
 
 from sandbox.errors import SandboxError
 from sandbox.files import Folder, try_lock, write_whole
-from sandbox.loader import CHANNEL, read_world
+from sandbox.loader import CHANNEL, WorldRow, read_world
 from sandbox.postgres import Postgres
+from sandbox.third_party.server import ThirdPartyServer, create_server
 
 
 class _Stop(Exception):
@@ -106,9 +108,7 @@ class Supervisor:
         write_whole(self._folder.state, json.dumps(state).encode())
 
 
-def _create_server(world, port: int):  # noqa: ANN001, ANN202
-    from sandbox.third_party.server import create_server
-
+def _create_server(world: WorldRow, port: int) -> ThirdPartyServer:
     try:
         return create_server(world.name, world.seed, world.world_date, port, world.bureau_api_key)
     except OSError as error:
@@ -119,10 +119,8 @@ def _create_server(world, port: int):  # noqa: ANN001, ANN202
 
 def _say(message: dict) -> None:
     """Tells the starter; it may be gone, and then standard input says so."""
-    try:
+    with contextlib.suppress(OSError):
         os.write(sys.stdout.fileno(), json.dumps(message).encode() + b"\n")
-    except OSError:
-        pass
 
 
 def _log(text: str) -> None:

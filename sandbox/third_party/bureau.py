@@ -20,6 +20,7 @@ MAX_SUBJECTS = 500
 PAGE_RECORDS = 200
 INTERVAL = 30 * 86_400_000_000  # microseconds
 
+_NOTHING_KNOWN = -(2**63)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CPF = re.compile(r"[0-9]{11}", re.ASCII)
 _TOKEN = re.compile(r"([0-9]{1,3})\.([0-9]{1,6})\.([0-9a-f]{8})", re.ASCII)
@@ -29,7 +30,7 @@ _NEW_MODEL = int(datetime(2025, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
 class _Request(NamedTuple):
     cpfs: list[str]
     consented_at: np.ndarray  # microseconds since 1970
-    after: np.ndarray  # the same, or -2^63 where the caller knows nothing yet
+    after: np.ndarray  # the same, or _NOTHING_KNOWN
     fingerprint: str
     position: tuple[int, int]  # subject and record number the page begins with
 
@@ -127,7 +128,7 @@ def _parse(body: bytes) -> _Request:
         cpfs.append(cpf)
         consented_at.append(_timestamp(subject, number, "consented_at"))
         known = subject.get("after") is not None
-        after.append(_timestamp(subject, number, "after") if known else np.iinfo(np.int64).min)
+        after.append(_timestamp(subject, number, "after") if known else _NOTHING_KNOWN)
     if len(set(cpfs)) != len(cpfs):
         raise Refusal(422, "subjects: a cpf is there twice")
     fingerprint = f"{zlib.crc32(repr((cpfs, consented_at, after)).encode()):08x}"

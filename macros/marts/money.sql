@@ -1,0 +1,47 @@
+{#
+    Money and exchange. Amounts are decimals from end to end: a double appears only where a rate has to
+    be divided by another rate, and is rounded to cents at once.
+#}
+
+{% macro money(expression) -%}
+    cast({{ expression }} as decimal(18, 2))
+{%- endmacro %}
+
+
+{# The rate of a currency in BRL: 1 for BRL itself, which PTAX does not quote, else the rate joined. #}
+{% macro rate_to_brl(currency, sell) -%}
+    case when {{ currency }} = 'BRL' then cast('1' as decimal(18, 8)) else {{ sell }} end
+{%- endmacro %}
+
+
+{#
+    An amount in another currency, through BRL, or null where a needed rate is missing. Nothing is needed
+    for an amount of zero or for the same currency. Wide on one side: DuckDB overflows on
+    decimal(18, 2) * decimal(18, 8), Trino widens by itself; decimal(38, 2) * decimal(18, 8) is
+    decimal(38, 10) on both. Into BRL, to_rate is not needed.
+#}
+{% macro convert_money(amount, from_currency, from_rate, to_currency, to_rate='null') -%}
+    case
+        when {{ amount }} = 0 or {{ from_currency }} = {{ to_currency }}
+            then {{ money(amount) }}
+        when {{ to_currency }} = 'BRL'
+            then {{ money('cast(' ~ amount ~ ' as decimal(38, 2)) * ' ~ from_rate) }}
+        else
+            {{ money(
+                'round(cast(' ~ amount ~ ' as double) * cast(' ~ from_rate ~ ' as double)'
+                ~ ' / cast(' ~ to_rate ~ ' as double), 2)'
+            ) }}
+    end
+{%- endmacro %}
+
+
+{# A sum that is null as soon as one addend is null: a missing rate must not shrink a total. #}
+{% macro sum_unless_missing(expression) -%}
+    case when count(*) = count({{ expression }}) then {{ money('sum(' ~ expression ~ ')') }} end
+{%- endmacro %}
+
+
+{# The closing rate a moment could know: the day's own once it was published, before that the last one. #}
+{% macro rate_known_at(fx_rates, moment) -%}
+    case when {{ fx_rates }}.quoted_at <= {{ moment }} then {{ fx_rates }}.sell else {{ fx_rates }}.opening_sell end
+{%- endmacro %}

@@ -1,0 +1,75 @@
+{{ config(unique_key = 'order_id') }}
+
+with
+
+landed as (
+
+    select
+        *,
+        {{ version_rank(
+            key = ['order_id'],
+            order_by = [ts('updated_at') ~ ' desc', '_batch_id desc']
+        ) }} as version_rank
+    from {{ source('app', 'credit_orders') }}
+    where {{ landed_since_last_build() }}
+
+),
+
+product_mapping as (
+
+    select * from {{ ref('product_mapping') }}
+
+),
+
+renamed as (
+
+    select
+        ---------- ids
+        landed.order_id,
+        landed.customer_id,
+        landed.partner_id,
+
+        ---------- order
+        landed.product,
+        coalesce(product_mapping.product, 'unmapped') as product_mapped,
+        landed.purpose,
+        landed.status,
+        landed.repayment_status,
+        landed.policy_version,
+        landed.metadata,
+
+        ---------- terms
+        {{ currency_code('landed.currency') }} as currency,
+        landed.requested_amount,
+        landed.approved_amount,
+        landed.disbursed_amount,
+        landed.iof_amount,
+        landed.fee_amount,
+        landed.term_months,
+        landed.interest_rate,
+
+        ---------- times
+        {{ ts('landed.decided_at') }} as decided_at,
+        {{ ts('landed.disbursed_at') }} as disbursed_at,
+        {{ ts('landed.created_at') }} as created_at,
+        {{ ts('landed.updated_at') }} as updated_at,
+
+        ---------- landing
+        landed._source_deleted,
+        landed._batch_id,
+        cast(landed.extract_date as date) as _extract_date
+    from landed
+    left join product_mapping on landed.product = product_mapping.source_value
+    where landed.version_rank = 1
+
+),
+
+final as (
+
+    select renamed.*
+    from renamed
+    {{ unless_built('renamed', ahead_by = [('updated_at', '>'), ('_batch_id', '>')]) }}
+
+)
+
+select * from final

@@ -1,0 +1,89 @@
+{{ config(unique_key = 'evaluation_id') }}
+
+with
+
+landed as (
+
+    select
+        *,
+        {{ version_rank(
+            key = ['evaluation_id'],
+            order_by = [ts('created_at') ~ ' desc', '_batch_id desc']
+        ) }} as version_rank
+    from {{ source('app', 'risk_evaluations') }}
+    where {{ landed_since_last_build() }}
+
+),
+
+reason_code_mapping as (
+
+    select * from {{ ref('reason_code_mapping') }}
+
+),
+
+reasons as (
+
+    select
+        landed.evaluation_id,
+        reason.reason_code,
+        reason.position
+    from landed
+    cross join unnest(landed.reason_codes) with ordinality as reason (reason_code, position)
+    where landed.version_rank = 1
+
+),
+
+mapped_reasons as (
+
+    select
+        reasons.evaluation_id,
+        array_agg(
+            coalesce(reason_code_mapping.reason_code, 'unmapped') order by reasons.position
+        ) as reason_codes_mapped
+    from reasons
+    left join reason_code_mapping on reasons.reason_code = reason_code_mapping.source_value
+    group by 1
+
+),
+
+renamed as (
+
+    select
+        ---------- ids
+        landed.evaluation_id,
+        landed.order_id,
+
+        ---------- evaluation
+        landed.provider,
+        landed.model_version,
+        landed.score,
+        landed.decision,
+        landed.reason_codes,
+        -- an evaluation without reasons has an empty list in both columns
+        coalesce(mapped_reasons.reason_codes_mapped, landed.reason_codes) as reason_codes_mapped,
+        landed.latency_ms,
+        landed.raw_response,
+
+        ---------- times
+        {{ ts('landed.evaluated_at') }} as evaluated_at,
+        {{ ts('landed.created_at') }} as created_at,
+
+        ---------- landing
+        landed._source_deleted,
+        landed._batch_id,
+        cast(landed.extract_date as date) as _extract_date
+    from landed
+    left join mapped_reasons on landed.evaluation_id = mapped_reasons.evaluation_id
+    where landed.version_rank = 1
+
+),
+
+final as (
+
+    select renamed.*
+    from renamed
+    {{ unless_built('renamed', ahead_by = [('created_at', '>'), ('_batch_id', '>')]) }}
+
+)
+
+select * from final

@@ -31,19 +31,19 @@ def show(console: Console, world: str, day: date, lake: Lake, warehouse: Path, r
         layers = _layers(connection, lake, day)
         cash_flow = _cash_flow(connection)
         approvals = _approvals(connection)
+    again = "make demo" if world == "synthetic" else f"make demo WORLD={world}"
     console.print()
     console.rule(f"[bold]credit-lakehouse[/bold] · world {world} · {day:%Y-%m-%d}")
     console.print(Group(layers, "", _outcome(run_results), "", cash_flow, "", approvals), highlight=False)
     console.rule()
     console.print(
-        f"Warehouse  {warehouse}   (open it read-only with DuckDB: analysts query the schema `marts`)\n"
+        f"Warehouse  {warehouse} (DuckDB; query the schema `marts`)\n"
         f"Lake       {lake.root}/raw\n\n"
-        "Next       make demo"
-        + ("" if world == "synthetic" else f" WORLD={world}")
-        + "    the world's next day: only what changed is landed and built\n"
-        "           make docs    every table and column explained, with lineage\n"
-        "           make test    prove that all of this is right",
+        f"Next       {again:<22}  the world's next day, and only that\n"
+        "           make docs               every table and column, with lineage\n"
+        "           make test               prove that all of this is right",
         highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -108,7 +108,7 @@ def _outcome(run_results: Path) -> str:
     )
     return (
         f"[bold]dbt[/bold]  [green]{tests} tests passed[/green], {warned} warnings;"
-        f" {built} models, seeds and snapshots built in {results['elapsed_time']:.1f} s"
+        f" {built} models, seeds, snapshots in {results['elapsed_time']:.1f} s"
     )
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from ingestion.settings import Settings as IngestionSettings
+from sandbox.settings import Settings as SandboxSettings
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 FOLDERS = "ingestion|models|seeds|snapshots|macros|tests|profiles|sandbox|docs|offline_packages|benchmarks"
@@ -39,15 +42,5 @@ def test_every_setting_in_the_code_is_in_env_example() -> None:
         used |= set(re.findall(r"env_var\(['\"]([A-Z_]+)['\"]", path.read_text()))
     for path in [*ROOT.glob("ingestion/*.py"), *ROOT.glob("sandbox/**/*.py")]:
         used |= set(re.findall(r"environ(?:\.get\(|\[)['\"]([A-Z_]+)['\"]", path.read_text()))
-    used |= {
-        "WORLD",
-        "LAKE",
-        "SOURCE_DSN",
-        "BUREAU_URL",
-        "BUREAU_API_KEY",
-        "FX_URL",
-        "EVENT_LOG",
-        "EXTRACT_DATE",
-    }
-    used |= {"SANDBOX_DIR", "SANDBOX_PORT", "BERKA_DIR"}
+    used |= {name.upper() for name in (*IngestionSettings.model_fields, *SandboxSettings.model_fields)}
     assert used - listed - {"PYTHONPATH", "CI", "DBT_TARGET_PATH", "DBT_LOG_PATH"} == set()

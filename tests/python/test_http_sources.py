@@ -13,6 +13,7 @@ from decimal import Decimal
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 from uuid import uuid4
@@ -287,11 +288,11 @@ def test_nothing_logs_the_key(caplog):
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[psycopg.Connection]:
+def postgres() -> Iterator[psycopg.Connection]:
     """A database with the app's schema, of this module's own."""
-    folder = tmp_path_factory.mktemp("postgres")
-    with (folder / "log").open("wb") as log:
-        server = Postgres(folder / "pgdata", log)
+    # Not below pytest's folder: each new pytest session closes that to others, PostgreSQL's user among them.
+    with TemporaryDirectory() as folder, Path(folder, "log").open("wb") as log:
+        server = Postgres(Path(folder, "pgdata"), log)
         with psycopg.connect(server.dsn, autocommit=True) as connection:
             connection.execute((ROOT / "sandbox" / "schema.sql").read_text(encoding="utf-8"))
             yield connection
@@ -448,6 +449,16 @@ def test_only_scores_that_are_new_are_paid_for(lender, consent, world):
         assert land(lender, SCORES, day) == new
         assert world.asked() == [f"POST bureau 200 subjects={new} records={new}"] * new
     assert scores(lender) == [*known, (BRUNO, "2026-01-20"), (ANNA, "2026-01-30")]
+
+
+def test_a_record_due_the_moment_the_day_ends_belongs_to_the_next_day(lender, consent, world):
+    consent(ANNA, datetime(2025, 12, 2, 3, tzinfo=UTC))  # 30 days before midnight of the last day
+    assert land(lender, SCORES) == 1
+    world.asked()
+    assert land(lender, SCORES) == 0
+    assert world.asked() == []
+    world.server.world_date = DAY + timedelta(days=1)
+    assert land(lender, SCORES, DAY + timedelta(days=1)) == 1
 
 
 def test_a_score_is_fresh_as_long_as_sources_yml_says(lender, consent, world):

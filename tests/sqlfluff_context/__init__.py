@@ -5,6 +5,11 @@ from dbt render as a plain call, which is all that a linter has to see.
 """
 
 from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+VARS = yaml.safe_load(Path("dbt_project.yml").read_text(encoding="utf-8"))["vars"]
 
 
 def _call(name: str) -> Callable[..., str]:
@@ -32,8 +37,8 @@ class _Config:
 
 
 def var(name: str, default: object = None) -> object:
-    """Every var has its default."""
-    return default
+    """What dbt_project.yml says."""
+    return VARS.get(name, default)
 
 
 def env_var(name: str, default: str = "") -> str:

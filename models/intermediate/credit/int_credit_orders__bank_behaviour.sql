@@ -62,12 +62,12 @@ first_arrivals as (
 
 offsets as (
 
-    select months_back
-    from (values (0), (1), (2), (3)) as t (months_back)
+    select n as months_back from {{ numbers_from_zero(5) }}
 
 ),
 
--- 90 days touch at most four months: an equality on the month spares reading a customer's whole history
+-- 90 days touch at most five months (those before 1 May begin on 31 January): an equality on the month
+-- spares reading a customer's whole history
 window_months as (
 
     select

@@ -48,7 +48,8 @@ final as (
         currency,
         requested_amount,
         approved_amount,
-        case when disbursed_at is not null then coalesce(disbursed_amount, approved_amount) end as disbursed_amount,
+        case when disbursed_date <= {{ as_of_date() }} then coalesce(disbursed_amount, approved_amount) end
+            as disbursed_amount,
         iof_amount,
         fee_amount,
         term_months,
@@ -58,10 +59,10 @@ final as (
         repayment_status,
         requested_at,
         decided_at,
-        disbursed_at,
+        case when disbursed_date <= {{ as_of_date() }} then disbursed_at end as disbursed_at,
         requested_date,
         decided_date,
-        disbursed_date,
+        case when disbursed_date <= {{ as_of_date() }} then disbursed_date end as disbursed_date,
         prior_orders
     from dated
     where requested_date <= {{ as_of_date() }}

@@ -85,7 +85,7 @@ loans as (
     left join schedules on credit_orders.order_id = schedules.order_id
     left join received on credit_orders.order_id = received.order_id
     left join written_off on credit_orders.order_id = written_off.order_id
-    where credit_orders.disbursed_date <= {{ as_of_date() }}
+    where credit_orders.disbursed_date is not null
 
 ),
 

@@ -48,8 +48,7 @@ first_month as (
 
 digits as (
 
-    select digit
-    from (values (0), (1), (2), (3), (4), (5), (6), (7), (8), (9)) as t (digit)
+    select n as digit from {{ numbers_from_zero(10) }}
 
 ),
 

@@ -40,8 +40,7 @@ days_quoted as (
 
 ages as (
 
-    select age_days
-    from (values {% for n in range(var('fx_max_age_days', 7) + 1) %}({{ n }}){{ ', ' if not loop.last }}{% endfor %}) as t (age_days)
+    select n as age_days from {{ numbers_from_zero(var('fx_max_age_days', 7) + 1) }}
 
 ),
 

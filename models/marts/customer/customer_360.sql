@@ -35,25 +35,22 @@ events as (
 
 fx_rates as (
 
-    select * from {{ ref('int_fx_rates__daily') }}
-
-),
-
----------- rates as of as_of_date
-
-rates as (
-
     select
         currency,
         sell
     from fx_rates
     where fx_date = {{ as_of_date() }}
+    union all
+    select
+        'BRL' as currency,
+        cast('1' as decimal(18, 8)) as sell
 
 ),
 
+-- one row, without a rate where there is none
 book_rate as (
 
-    select {{ rate_to_brl(book, 'max(sell)') }} as rate
+    select max(sell) as sell
     from rates
     where currency = {{ book }}
 
@@ -70,7 +67,7 @@ orders_by_currency as (
         sum(case when status = 'approved' then 1 else 0 end) as orders_approved,
         sum(case when status = 'rejected' then 1 else 0 end) as orders_rejected,
         sum(case when status = 'in_review' then 1 else 0 end) as orders_in_review,
-        sum(case when repayment_outcome is not null then 1 else 0 end) as loans_total,
+        sum(case when disbursed_date is not null then 1 else 0 end) as loans_total,
         sum(case when repayment_outcome in ('current', 'late') then 1 else 0 end) as loans_open,
         sum(case when repayment_outcome = 'late' then 1 else 0 end) as loans_late,
         sum(case when repayment_outcome = 'defaulted' then 1 else 0 end) as loans_defaulted,
@@ -79,7 +76,7 @@ orders_by_currency as (
         -- a loan whose balance is unknown makes the customer's unknown
         case
             when
-                sum(case when repayment_outcome is not null and outstanding_amount is null then 1 else 0 end) = 0
+                sum(case when disbursed_date is not null and outstanding_amount is null then 1 else 0 end) = 0
                 then coalesce(sum(outstanding_amount), 0)
         end as outstanding_amount,
         max(days_past_due) as days_past_due
@@ -101,13 +98,15 @@ orders_converted as (
         orders_by_currency.loans_late,
         orders_by_currency.loans_defaulted,
         orders_by_currency.days_past_due,
-        {%- for amount in ['requested_amount', 'approved_amount', 'outstanding_amount'] %}
         {{ convert_money(
-            'orders_by_currency.' ~ amount,
-            'orders_by_currency.currency', rate_to_brl('orders_by_currency.currency', 'rates.sell'),
-            book, 'book_rate.rate'
-        ) }} as {{ amount }}{{ ',' if not loop.last }}
-        {%- endfor %}
+            'orders_by_currency.requested_amount', 'orders_by_currency.currency', 'rates.sell', book, 'book_rate.sell'
+        ) }} as requested_amount,
+        {{ convert_money(
+            'orders_by_currency.approved_amount', 'orders_by_currency.currency', 'rates.sell', book, 'book_rate.sell'
+        ) }} as approved_amount,
+        {{ convert_money(
+            'orders_by_currency.outstanding_amount', 'orders_by_currency.currency', 'rates.sell', book, 'book_rate.sell'
+        ) }} as outstanding_amount
     from orders_by_currency
     cross join book_rate
     left join rates on orders_by_currency.currency = rates.currency
@@ -158,13 +157,15 @@ bank_converted as (
 
     select
         bank_by_currency.customer_id,
-        {%- for amount in ['balance', 'inflow_90d', 'outflow_90d'] %}
         {{ convert_money(
-            'bank_by_currency.' ~ amount,
-            'bank_by_currency.currency', rate_to_brl('bank_by_currency.currency', 'rates.sell'),
-            book, 'book_rate.rate'
-        ) }} as {{ amount }}{{ ',' if not loop.last }}
-        {%- endfor %}
+            'bank_by_currency.balance', 'bank_by_currency.currency', 'rates.sell', book, 'book_rate.sell'
+        ) }} as balance,
+        {{ convert_money(
+            'bank_by_currency.inflow_90d', 'bank_by_currency.currency', 'rates.sell', book, 'book_rate.sell'
+        ) }} as inflow_90d,
+        {{ convert_money(
+            'bank_by_currency.outflow_90d', 'bank_by_currency.currency', 'rates.sell', book, 'book_rate.sell'
+        ) }} as outflow_90d
     from bank_by_currency
     cross join book_rate
     left join rates on bank_by_currency.currency = rates.currency

@@ -44,7 +44,7 @@ disbursed as (
         count(*) as orders_disbursed,
         sum(disbursed_amount) as disbursed_amount
     from credit_orders
-    where disbursed_date <= {{ as_of_date() }}
+    where disbursed_date is not null
     group by 1, 2
 
 ),

@@ -52,8 +52,9 @@ setup-dev: $(VENV)/.installed-dev dbt_packages/.installed
 .PHONY: lock
 lock: ## Pin what pyproject.toml asks for, with hashes, in requirements*.txt
 	$(PYTHON) -m venv .cache/lock && .cache/lock/bin/pip install --quiet uv
-	.cache/lock/bin/uv pip compile $(LOCK_OPTIONS) pyproject.toml --output-file requirements.txt
 	.cache/lock/bin/uv pip compile $(LOCK_OPTIONS) pyproject.toml --group dev --output-file requirements-dev.txt
+	# Both are installed into one environment, so they agree on every version.
+	.cache/lock/bin/uv pip compile $(LOCK_OPTIONS) pyproject.toml --constraint requirements-dev.txt --output-file requirements.txt
 
 LOCK_OPTIONS := --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras \
 	--no-header --no-emit-index-url --no-emit-find-links

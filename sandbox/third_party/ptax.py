@@ -22,7 +22,7 @@ PATH = (
     "CotacaoMoedaPeriodo(moeda=@moeda,dataInicial=@dataInicial,dataFinalCotacao=@dataFinalCotacao)"
 )
 FIRST_DAY = date(2023, 12, 1)
-BULLETINS = ("Abertura", "Intermediário", "Intermediário", "Intermediário", "Fechamento PTAX")
+BULLETINS = ("Abertura", "Intermediário", "Intermediário", "Intermediário", "Fechamento")
 
 _CONTEXT = "https://was-p.bcnet.bcb.gov.br/olinda/servico/PTAX/versao/v1/odata$metadata#_CotacaoMoedaPeriodo"
 _OPENING_HOURS = np.array([10, 11, 12, 13])

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,12 +135,22 @@ class TwoDays:
 
 
 @pytest.fixture(scope="session")
-def new_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Pipeline]]:
+def new_folder() -> Iterator[Callable[[str], Path]]:
+    """A factory of folders that end with the session.
+
+    Not pytest's own: another session would close those to the user that PostgreSQL runs as under root.
+    """
+    with tempfile.TemporaryDirectory(prefix="credit-lakehouse-") as root:
+        yield lambda name: Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root))  # noqa: PT022
+
+
+@pytest.fixture(scope="session")
+def new_pipeline(new_folder: Callable[[str], Path]) -> Iterator[Callable[..., Pipeline]]:
     """A factory of pipelines in folders of their own, whose sandboxes end with the session."""
     made: list[Pipeline] = []
 
     def make(world: str, **settings: str) -> Pipeline:
-        made.append(Pipeline(world, tmp_path_factory.mktemp(world), settings))
+        made.append(Pipeline(world, new_folder(world), settings))
         return made[-1]
 
     yield make

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -50,9 +50,9 @@ EVENTS = TableConfig("app_log", "events", "event_log", ("event_id",), "received_
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(new_folder: Callable[[str], Path]) -> Iterator[str]:
     """The DSN of a PostgreSQL of this module's own."""
-    folder = tmp_path_factory.mktemp("postgres")
+    folder = new_folder("postgres")
     with (folder / "log").open("wb") as log:
         postgres = Postgres(folder / "pgdata", log)
         yield postgres.dsn

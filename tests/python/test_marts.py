@@ -190,7 +190,7 @@ def lender(synthetic_day2) -> Lender:
         row["customer_id"] = owner[row["account_id"]]
     closings = defaultdict(list)
     for row in latest(lake, "central_bank/fx_rates", ("currency", "quoted_at", "bulletin")):
-        if row["bulletin"] == "Fechamento PTAX":
+        if row["bulletin"].startswith("Fechamento"):
             closings[row["currency"]].append((row["quoted_at"], row["sell"]))
     return Lender(
         as_of=as_of,

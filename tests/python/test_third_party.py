@@ -332,7 +332,7 @@ def test_ptax_rates_move_like_rates(shared, quote):
     ):
         rows = quote(shared, currency, "12-01-2023", "12-31-2025")
         closing[currency] = np.array(
-            [float(r["cotacaoVenda"]) for r in rows if r["tipoBoletim"] == "Fechamento PTAX"]
+            [float(r["cotacaoVenda"]) for r in rows if r["tipoBoletim"] == "Fechamento"]
         )
         assert low < closing[currency].min() <= closing[currency].max() < high
         assert 0.001 < np.abs(np.diff(closing[currency]) / closing[currency][:-1]).mean() < 0.03

@@ -35,6 +35,14 @@ events as (
 
 fx_rates as (
 
+    select * from {{ ref('int_fx_rates__daily') }}
+
+),
+
+---------- rates as of as_of_date
+
+rates as (
+
     select
         currency,
         sell

@@ -1,0 +1,512 @@
+"""The dbt project itself: it parses cleanly on both engines, describes all it has, and staging keeps its word."""
+
+import http.server
+import json
+import os
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from conftest import DBT, ROOT, SETTINGS, TwoDays
+
+from ingestion import bureau, event_log, fx
+from ingestion.lake import LANDING_FIELDS
+from offline_packages import install
+from sandbox.worlds.base import SCHEMAS
+
+PII_CLASSES = {"none", "pseudonym", "quasi", "direct"}
+STAND_INS = ROOT / "offline_packages"
+
+
+@dataclass
+class Project:
+    """The dbt project with a lake and a warehouse of its own."""
+
+    folder: Path
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def lake(self) -> Path:
+        return self.folder / "lake"
+
+    def try_dbt(self, *arguments: str, **more: str) -> subprocess.CompletedProcess:
+        environment = {k: v for k, v in os.environ.items() if k not in SETTINGS} | {
+            "LAKE": str(self.lake),
+            "WAREHOUSE": str(self.folder / "warehouse.duckdb"),
+            "DBT_PROFILES_DIR": str(ROOT / "profiles"),
+            "DBT_TARGET_PATH": str(self.folder / "target"),
+            "DBT_LOG_PATH": str(self.folder / "logs"),
+            **self.settings,
+            **more,
+        }
+        return subprocess.run(
+            [str(DBT), *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        )
+
+    def dbt(self, *arguments: str, **more: str) -> str:
+        done = self.try_dbt(*arguments, **more)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def query(self, sql: str, warehouse: str = "warehouse.duckdb") -> list[tuple]:
+        with duckdb.connect(str(self.folder / warehouse), read_only=True) as connection:
+            return connection.execute(sql).fetchall()
+
+
+# ------------------------------------------------------------------ the project as dbt reads it
+
+
+@pytest.fixture(scope="session")
+def parsed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Parse the project for a target, once; returns the folder of what dbt said and wrote."""
+    install.install(ROOT)
+    folders: dict[str, Path] = {}
+
+    def parse(target: str) -> Path:
+        if target not in folders:
+            project = Project(tmp_path_factory.mktemp(target))
+            said = project.dbt(
+                *("parse", "--target", target, "--no-partial-parse", "--log-format", "json"),
+                LAKE="s3://bucket",
+            )
+            folders[target] = project.folder / "target"
+            (folders[target] / "said.jsonl").write_text(said)
+        return folders[target]
+
+    return parse
+
+
+@pytest.fixture(scope="session")
+def manifest(parsed: Callable[[str], Path]) -> dict[str, Any]:
+    return json.loads((parsed("duckdb") / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize("target", ["duckdb", "athena"])
+def test_it_parses_without_a_warning(parsed: Callable[[str], Path], target: str) -> None:
+    events = [json.loads(line)["info"] for line in (parsed(target) / "said.jsonl").read_text().splitlines()]
+    assert events
+    assert [e["msg"] for e in events if e["level"] in ("warn", "error")] == []
+
+
+def ours(manifest: dict[str, Any], *types: str) -> list[dict[str, Any]]:
+    found = [
+        node
+        for node in (*manifest["nodes"].values(), *manifest["sources"].values())
+        if node["resource_type"] in types and node["package_name"] == "credit_lakehouse"
+    ]
+    assert found
+    return found
+
+
+def test_everything_is_described(manifest: dict[str, Any]) -> None:
+    missing = [
+        f"{node['unique_id']} {column}"
+        for node in ours(manifest, "model", "snapshot", "seed", "source")
+        for column, text in (
+            ("", node["description"]),
+            *((name, column["description"]) for name, column in node["columns"].items()),
+        )
+        if not text.strip()
+    ]
+    assert missing == []
+
+
+def test_the_columns_described_are_the_columns_there_are(synthetic: TwoDays) -> None:
+    manifest = json.loads((synthetic.pipeline.folder / "target" / "manifest.json").read_text())
+    with duckdb.connect(str(synthetic.day2.warehouse), read_only=True) as connection:
+        rows = connection.execute(
+            "select table_schema || '.' || table_name, list(column_name order by column_name)"
+            " from information_schema.columns group by 1"
+        ).fetchall()
+    described = {
+        f"{node['schema']}.{node['alias']}": sorted(node["columns"])
+        for node in ours(manifest, "model", "snapshot", "seed")
+    }
+    assert dict(rows) == described
+
+
+def test_the_sources_are_the_tables_that_are_landed(manifest: dict[str, Any]) -> None:
+    landed = {("app", table): schema.names for table, schema in SCHEMAS.items()} | {
+        ("app_log", "events"): event_log.SCHEMA.names,
+        ("bureau", "scores"): bureau.SCHEMA.names,
+        ("central_bank", "fx_rates"): fx.SCHEMA.names,
+    }
+    landing = [f.name for f in LANDING_FIELDS]
+    described = {(s["source_name"], s["name"]): list(s["columns"]) for s in ours(manifest, "source")}
+    assert described == {table: [*names, *landing, "extract_date"] for table, names in landed.items()}
+
+
+def test_every_source_has_freshness_and_an_owner(manifest: dict[str, Any]) -> None:
+    for source in ours(manifest, "source"):
+        assert source["loaded_at_field"], source["unique_id"]
+        assert source["freshness"]["warn_after"]["count"], source["unique_id"]
+        assert source["config"]["meta"]["owner"], source["unique_id"]
+
+
+def test_every_model_has_a_primary_key_test(manifest: dict[str, Any]) -> None:
+    tested = {
+        test["attached_node"]
+        for test in ours(manifest, "test")
+        if test.get("test_metadata", {}).get("name") in ("unique", "unique_combination_of_columns")
+    }
+    nodes = {node["unique_id"] for node in ours(manifest, "model", "snapshot", "seed")}
+    assert nodes - tested == set()
+
+
+def test_every_table_and_column_says_what_it_holds_of_a_person(manifest: dict[str, Any]) -> None:
+    wrong = []
+    for node in ours(manifest, "model", "snapshot", "source"):
+        meta = node["config"]["meta"]
+        if not {"grain", "owner", "domain", "term_pt"} <= meta.keys() or meta.get("pii") not in PII_CLASSES:
+            wrong.append(node["unique_id"])
+        for name, column in node["columns"].items():
+            if column["meta"].get("pii") not in PII_CLASSES or not column["meta"].get("term_pt"):
+                wrong.append(f"{node['unique_id']}.{name}")
+    assert wrong == []
+
+
+def test_no_model_asks_which_engine_it_runs_on() -> None:
+    models = [*(ROOT / "models").rglob("*.sql"), *(ROOT / "tests").rglob("*.sql")]
+    assert models
+    assert [p for p in models if re.search(r"target\s*\.|adapter\s*\.", p.read_text())] == []
+
+
+# ------------------------------------------------------------------ packages
+
+
+@pytest.fixture
+def bare_project(tmp_path: Path) -> Path:
+    for name in ("dbt_project.yml", "packages.yml"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(STAND_INS, tmp_path / "offline_packages")
+    return tmp_path
+
+
+def test_without_the_hub_the_stand_ins_are_installed_once(bare_project: Path) -> None:
+    nobody = "http://127.0.0.1:9/"
+    assert "stand-ins" in install.install(bare_project, hub=nobody)
+    wanted = {
+        p["package"].split("/")[1] for p in yaml.safe_load((ROOT / "packages.yml").read_text())["packages"]
+    }
+    assert {p.name for p in (bare_project / "dbt_packages").iterdir() if p.is_dir()} == wanted
+    assert "already" in install.install(bare_project, hub=nobody)
+
+
+def test_half_an_installation_is_done_again(bare_project: Path) -> None:
+    (bare_project / "dbt_packages" / "dbt_utils").mkdir(parents=True)
+    install.install(bare_project, hub="http://127.0.0.1:9/")
+    assert (bare_project / "dbt_packages" / "dbt_utils" / "dbt_project.yml").exists()
+
+
+def test_other_stand_ins_are_installed_again(bare_project: Path) -> None:
+    install.install(bare_project, hub="http://127.0.0.1:9/")
+    (bare_project / "offline_packages" / "dbt_utils" / "macros" / "new.sql").write_text("{# new #}")
+    assert "stand-ins" in install.install(bare_project, hub="http://127.0.0.1:9/")
+    assert (bare_project / "dbt_packages" / "dbt_utils" / "macros" / "new.sql").exists()
+
+
+def test_a_hub_that_never_answers_is_given_up(bare_project: Path) -> None:
+    silent = threading.Event()
+
+    class Silent(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            silent.wait(10)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        began = time.monotonic()
+        said = install.install(bare_project, hub=f"http://127.0.0.1:{server.server_port}/")
+        silent.set()
+        server.shutdown()
+    assert "stand-ins" in said
+    assert time.monotonic() - began < 5
+
+
+def test_a_hub_whose_packages_cannot_be_had_is_given_up(
+    bare_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "_answers", lambda url: True)
+    monkeypatch.setattr(install, "_from_hub", lambda project: False)
+    assert "stand-ins" in install.install(bare_project)
+
+
+def test_a_stand_in_exists_for_what_is_used_and_for_nothing_else(manifest: dict[str, Any]) -> None:
+    text = "".join(
+        p.read_text()
+        for folder in ("models", "snapshots", "seeds", "tests/generic", "tests/singular", "macros")
+        for p in (ROOT / folder).rglob("*")
+        if p.suffix in (".sql", ".yml")
+    )
+    used = set(re.findall(r"\b(dbt_utils|dbt_expectations)\.(\w+)", text))
+    made = {
+        (package.name, name)
+        for package in STAND_INS.iterdir()
+        if package.is_dir()
+        for path in package.rglob("*.sql")
+        for name in re.findall(r"{% test (\w+)", path.read_text())
+    }
+    assert used == made
+
+
+# ------------------------------------------------------------------ staging, on a lake made by hand
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+RAW = {("app", table): schema for table, schema in SCHEMAS.items()} | {
+    ("app_log", "events"): event_log.SCHEMA,
+    ("bureau", "scores"): bureau.SCHEMA,
+    ("central_bank", "fx_rates"): fx.SCHEMA,
+}
+RAW[("app", "risk_evaluations")] = pa.schema(
+    [
+        f.with_type(pa.list_(pa.string())) if f.name == "reason_codes" else f
+        for f in SCHEMAS["risk_evaluations"]
+    ]
+)
+
+CUSTOMER = {
+    "customer_id": 1,
+    "partner_id": "p",
+    "full_name": " Ana Lima ",
+    "cpf": "123.456.789-09",
+    "email": " Ana@Example.COM",
+    "city": " ",
+    "state": "sp ",
+    "created_at": at("2025-01-01T10:00:00"),
+    "updated_at": at("2025-01-01T10:00:00.1234"),
+}
+ORDER = {
+    "order_id": "o1",
+    "customer_id": 1,
+    "partner_id": "p",
+    "product": "personal_loan",
+    "currency": "brl",
+    "requested_amount": Decimal("100.00"),
+    "term_months": 12,
+    "status": "in_review",
+    "metadata": "{}",
+    "created_at": at("2025-01-02T10:00:00"),
+    "updated_at": at("2025-01-02T10:00:00"),
+}
+EVALUATION = {
+    "evaluation_id": "e1",
+    "order_id": "o1",
+    "provider": "scorecard",
+    "model_version": "1",
+    "decision": "reject",
+    "evaluated_at": at("2025-01-02T10:00:01"),
+    "created_at": at("2025-01-02T10:00:01"),
+}
+EVENT = {
+    "event_id": "a",
+    "customer_id": 1,
+    "actor": "customer",
+    "event_type": "login",
+    "occurred_at": at("2025-01-02T10:00:00"),
+    "properties": "{}",
+    "received_at": at("2025-01-02T10:00:05"),
+    "_source_file": "2025-01-02/10.jsonl.gz",
+    "_source_line": 1,
+}
+RATE = {
+    "currency": "USD",
+    "buy": Decimal("5.1"),
+    "sell": Decimal("5.2"),
+    "quoted_at": at("2025-01-02T16:00:00"),
+    "bulletin": "Fechamento PTAX",
+}
+
+
+def land(lake: Path, day: str, batch: str, rows: dict[str, list[dict]]) -> None:
+    """Write one batch of every table, empty where `rows` has none."""
+    for (source, table), schema in RAW.items():
+        here = rows.get(f"{source}.{table}", [])
+        landing = {"_batch_id": batch, "_extracted_at": datetime.now(UTC), "_source_deleted": False}
+        folder = lake / "raw" / source / table / f"extract_date={day}"
+        folder.mkdir(parents=True, exist_ok=True)
+        whole = pa.Table.from_pylist(
+            [landing | row for row in here], schema=pa.schema([*schema, *LANDING_FIELDS])
+        )
+        pq.write_table(whole, folder / f"{batch}.parquet")
+
+
+FIRST_DAY = {
+    "app.customers": [
+        CUSTOMER,
+        CUSTOMER | {"customer_id": 2, "cpf": "00000000002", "state": "South Bohemia"},
+        CUSTOMER | {"customer_id": 3, "cpf": "00000000003"},
+    ],
+    "app.credit_orders": [ORDER, ORDER | {"order_id": "o2", "product": "moon_loan"}],
+    "app.risk_evaluations": [
+        EVALUATION | {"reason_codes": ["NEGATIVE_RECORD", "BAD_MOON", "LOW_SCORE"]},
+        EVALUATION | {"evaluation_id": "e2", "reason_codes": []},
+    ],
+    "app_log.events": [EVENT | {"_source_line": 2, "received_at": at("2025-01-02T10:00:09")}, EVENT],
+    "central_bank.fx_rates": [RATE, RATE | {"bulletin": "Abertura", "quoted_at": at("2025-01-02T13:00:00")}],
+}
+SECOND_DAY = {
+    "app.customers": [
+        CUSTOMER | {"full_name": "Ana Lima Souza", "updated_at": at("2025-01-03T08:00:00")},
+        # the same millisecond: the later batch counts
+        CUSTOMER | {"customer_id": 2, "cpf": "00000000002", "updated_at": at("2025-01-01T10:00:00.1231")},
+        # older than what is built: changes nothing
+        CUSTOMER | {"customer_id": 3, "cpf": "9" * 11, "updated_at": at("2024-12-31T10:00:00")},
+    ],
+    "app.credit_orders": [ORDER | {"_source_deleted": True}],
+    "app_log.events": [
+        # a late file: received before the line that is built
+        EVENT | {"received_at": at("2025-01-02T10:00:01"), "_source_file": "2025-01-02/10-late.jsonl.gz"},
+        EVENT | {"event_id": "b", "event_type": "moon_walk"},
+    ],
+}
+
+
+@pytest.fixture(scope="session")
+def staging(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Two days built one by one; then the same two at once in `at_once.duckdb`."""
+    install.install(ROOT)
+    project = Project(tmp_path_factory.mktemp("staging"))
+    select = ("--select", "path:models/staging", "path:seeds", "--exclude-resource-type", "test", "unit_test")
+    land(project.lake, "2025-01-02", "00000001", FIRST_DAY)
+    project.dbt("build", *select)
+    land(project.lake, "2025-01-03", "00000002", SECOND_DAY)
+    project.dbt("build", *select)
+    project.dbt("build", *select, WAREHOUSE=str(project.folder / "at_once.duckdb"))
+    return project
+
+
+def test_days_built_one_by_one_are_the_days_built_at_once(staging: Project) -> None:
+    tables = [f"stg_{source}__{table}" for source, table in RAW]
+    rows = {t: sorted(staging.query(f"from staging.{t}"), key=str) for t in tables}
+    again = {t: sorted(staging.query(f"from staging.{t}", "at_once.duckdb"), key=str) for t in tables}
+    assert rows == again
+    assert sum(map(len, rows.values())) == 11
+
+
+def test_the_latest_version_of_a_record_is_kept(staging: Project) -> None:
+    kept = staging.query(
+        "select customer_id, full_name, _batch_id from staging.stg_app__customers order by 1"
+    )
+    assert kept == [
+        (1, "Ana Lima Souza", "00000002"),
+        (2, "Ana Lima", "00000002"),
+        (3, "Ana Lima", "00000001"),
+    ]
+
+
+def test_times_are_utc_to_the_millisecond(staging: Project) -> None:
+    rows = staging.query("select updated_at from staging.stg_app__customers where customer_id = 3")
+    assert rows == [(datetime(2025, 1, 1, 10, 0, 0, 123000),)]
+
+
+def test_values_are_normalised(staging: Project) -> None:
+    rows = staging.query(
+        "select cpf, email, city, state from staging.stg_app__customers where customer_id = 1"
+    )
+    assert rows == [("12345678909", "ana@example.com", None, "SP")]
+    assert staging.query("select distinct currency from staging.stg_app__credit_orders") == [("BRL",)]
+
+
+def test_a_region_that_is_no_state_code_stays_as_it_is(tmp_path: Path, staging: Project) -> None:
+    # what the first day wrote of customer 2, before the second day moved them to SP
+    project = Project(tmp_path, {"LAKE": str(staging.lake), "AS_OF_DATE": "2025-01-02"})
+    project.dbt("run", "--select", "stg_app__customers")
+    rows = project.query("select state from staging.stg_app__customers where customer_id = 2")
+    assert rows == [("South Bohemia",)]
+
+
+def test_a_deletion_is_a_column(staging: Project) -> None:
+    rows = staging.query("select order_id, _source_deleted from staging.stg_app__credit_orders order by 1")
+    assert rows == [("o1", True), ("o2", False)]
+
+
+def test_an_event_is_the_line_received_first(staging: Project) -> None:
+    rows = staging.query("select event_id, _source_file from staging.stg_app_log__events order by 1")
+    assert rows == [("a", "2025-01-02/10-late.jsonl.gz"), ("b", "2025-01-02/10.jsonl.gz")]
+
+
+def test_an_unknown_value_is_kept_and_flagged(staging: Project) -> None:
+    orders = staging.query(
+        "select product, product_mapped from staging.stg_app__credit_orders order by order_id"
+    )
+    assert orders == [("personal_loan", "personal_loan"), ("moon_loan", "unmapped")]
+    reasons = staging.query(
+        "select reason_codes_mapped from staging.stg_app__risk_evaluations order by evaluation_id"
+    )
+    assert reasons == [(["negative_record", "unmapped", "low_score"],), ([],)]
+
+
+def test_the_closing_bulletin_is_known(staging: Project) -> None:
+    rows = staging.query("select bulletin, is_closing from staging.stg_central_bank__fx_rates order by 1")
+    assert rows == [("Abertura", False), ("Fechamento PTAX", True)]
+
+
+def test_an_unknown_value_warns_and_fails_nothing(staging: Project) -> None:
+    said = staging.dbt("test", "--select", "path:models/staging", "--exclude", "test_type:singular")
+    assert "ERROR=0" in said
+    warned = re.findall(r"Warning in test mapped_(stg_\w+?__\w+?)_(?:product|event_type|reason_codes)", said)
+    assert sorted(warned) == ["stg_app__credit_orders", "stg_app__risk_evaluations", "stg_app_log__events"]
+
+
+def test_an_empty_lake_is_said_in_one_line(tmp_path: Path) -> None:
+    done = Project(tmp_path).try_dbt("run", "--select", "stg_app__customers")
+    assert done.returncode != 0
+    assert "the lake has nothing of any raw table; run `python -m ingestion run` first" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_a_day_that_is_no_day_is_refused(tmp_path: Path) -> None:
+    done = Project(tmp_path).try_dbt("run", "--select", "stg_app__customers", AS_OF_DATE="31/12/2025")
+    assert done.returncode != 0
+    assert "as_of_date is '31/12/2025'; give it as YYYY-MM-DD" in done.stdout
+
+
+DAMAGE = {
+    "holds_every_landed_record": "delete from staging.stg_app__customers where customer_id = 3",
+    "never_null": "update staging.stg_app__customers set email = null where customer_id = 1",
+    "unique": "update staging.stg_app__customers set customer_id = 1",
+    "accepted_range": "update staging.stg_app__credit_orders set requested_amount = -1",
+    "accepted_values": "update staging.stg_app__credit_orders set status = 'moon'",
+    "relationships": "update staging.stg_app__credit_orders set customer_id = 99",
+    "unique_combination_of_columns": "insert into staging.stg_central_bank__fx_rates"
+    " from staging.stg_central_bank__fx_rates limit 1",
+    "expect_column_value_lengths_to_equal": "update staging.stg_app__customers set cpf = '1' where customer_id = 1",
+    "expect_column_pair_values_A_to_be_greater_than_B": "update staging.stg_app__credit_orders"
+    " set decided_at = created_at - interval 1 day",
+}
+
+
+def test_every_kind_of_test_finds_its_damage(staging: Project) -> None:
+    damaged = staging.folder / "damaged.duckdb"
+    shutil.copyfile(staging.folder / "warehouse.duckdb", damaged)
+    with duckdb.connect(str(damaged)) as connection:
+        for statement in DAMAGE.values():
+            connection.execute(statement)
+    done = staging.try_dbt("test", "--select", "path:models/staging", "--exclude", "test_type:singular",
+                           WAREHOUSE=str(damaged))  # fmt: skip
+    results = json.loads((staging.folder / "target" / "run_results.json").read_text())["results"]
+    manifest = json.loads((staging.folder / "target" / "manifest.json").read_text())
+    failed = {
+        manifest["nodes"][r["unique_id"]]["test_metadata"]["name"] for r in results if r["status"] == "fail"
+    }
+    assert done.returncode != 0
+    assert DAMAGE.keys() - failed == set()

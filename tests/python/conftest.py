@@ -141,7 +141,7 @@ def new_folder() -> Iterator[Callable[[str], Path]]:
     Not pytest's own: another session would close those to the user that PostgreSQL runs as under root.
     """
     with tempfile.TemporaryDirectory(prefix="credit-lakehouse-") as root:
-        yield lambda name: Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root))  # noqa: PT022
+        yield lambda name: Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root))
 
 
 @pytest.fixture(scope="session")

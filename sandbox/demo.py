@@ -122,9 +122,10 @@ def _die_with_parent() -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+# Steps run in process groups of their own: Ctrl-C is for the demo, which then ends them quietly.
 def _run(command: list[str]) -> None:
     console.print("[bold]Landing[/bold] what is new in the lake")
-    process = subprocess.Popen(command, preexec_fn=_die_with_parent)
+    process = subprocess.Popen(command, process_group=0, preexec_fn=_die_with_parent)
     try:
         if process.wait():
             raise StepFailed
@@ -142,6 +143,7 @@ def _dbt() -> None:
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
+        process_group=0,
         preexec_fn=_die_with_parent,
     )
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

@@ -11,7 +11,15 @@ from rich.console import Console
 DEFAULT_PORT = 8080
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
+class _Docs(http.server.SimpleHTTPRequestHandler):
+    def end_headers(self) -> None:
+        # dbt's page reads nothing from other hosts, and tells them nothing.
+        self.send_header(
+            "Content-Security-Policy", "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
+        )
+        self.send_header("Cache-Control", "no-cache")
+        super().end_headers()
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
@@ -24,7 +32,7 @@ def main() -> int:
         return _fail("there are no docs yet: run `make demo` first")
     if not port.isdecimal() or int(port) > 65535:
         return _fail(f"DOCS_PORT={port} is no port: set it to a number up to 65535")
-    handler = functools.partial(_Quiet, directory=str(target))
+    handler = functools.partial(_Docs, directory=str(target))
     try:
         server = http.server.ThreadingHTTPServer(("127.0.0.1", int(port)), handler)
     except OSError as error:

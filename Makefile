@@ -26,7 +26,8 @@ setup: $(VENV)/.installed dbt_packages/.installed ## Install what the demo needs
 
 .PHONY: clean
 clean: ## Remove the worlds, lakes and warehouses that the demo made
-	@if [ -x $(BIN)/python ]; then $(BIN)/python -m sandbox down --all --wipe; fi
+	@for world in synthetic berka; do \
+		if [ -d .sandbox/$$world ]; then $(BIN)/python -m sandbox down --world $$world --wipe || exit 1; fi; done
 	rm -rf .sandbox lake lake-berka warehouse.duckdb* warehouse-berka.duckdb* target logs
 
 ##@ Develop

@@ -353,6 +353,11 @@ def _connect(dsn: str) -> Iterator[psycopg.Connection]:
     try:
         with psycopg.connect(dsn, autocommit=True) as connection:
             yield connection
+    except psycopg.IntegrityError as error:
+        raise SandboxError(
+            "this world was made by another version of the sandbox:"
+            f" {error.diag.constraint_name} does not hold; run `python -m sandbox down --wipe` and begin anew"
+        ) from None
     except psycopg.Error as error:
         text = str(error).strip().split("\n")[0] or type(error).__name__
         raise SandboxError(f"PostgreSQL of the sandbox failed ({text}): run `down`, then `up`") from None

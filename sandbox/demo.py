@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 
@@ -41,26 +41,8 @@ def main() -> int:
     load_dotenv(".env")
     began = time.monotonic()
     try:
-        settings = load()
-        # Our end of the pipe closes with this process, however it ends: then the sandbox stops too.
-        lifeline, held = os.pipe()
-        with _step("sandbox") as said:
-            world = control.up(settings, lifeline=lifeline, progress=said)
-        try:
-            finished = settings.folder / "demo-finished"
-            world = _next_day(world, finished)
-            lake, warehouse = _paths(world.world)
-            _check_lake(lake, world.world_date)
-            _run([sys.executable, "-m", "ingestion", "run"])
-            _dbt()
-            results = _target() / "run_results.json"
-            report.show(console, world.world, world.world_date, lake, warehouse, results)
-            finished.write_text(world.world_date.isoformat())
-        finally:
-            if world.started:
-                with _step("sandbox") as said:
-                    control.down(settings, progress=said)
-            os.close(held)
+        with _dbt() as dbt:
+            _day(dbt)
         console.print(f"[dim]{time.monotonic() - began:.1f} s[/dim]", highlight=False)
     except (SandboxError, IngestionError) as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
@@ -70,6 +52,30 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _day(dbt: subprocess.Popen) -> None:
+    """One day of the world: let it come, land it, build it, report it."""
+    settings = load()
+    # Our end of the pipe closes with this process, however it ends: then the sandbox stops too.
+    lifeline, held = os.pipe()
+    with _step("sandbox") as said:
+        world = control.up(settings, lifeline=lifeline, progress=said)
+    try:
+        finished = settings.folder / "demo-finished"
+        world = _next_day(world, finished)
+        lake, warehouse = _paths(world.world)
+        _check_lake(lake, world.world_date)
+        _land()
+        _build(dbt)
+        results = _target() / "run_results.json"
+        report.show(console, world.world, world.world_date, lake, warehouse, results)
+        finished.write_text(world.world_date.isoformat())
+    finally:
+        if world.started:
+            with _step("sandbox") as said:
+                control.down(settings, progress=said)
+        os.close(held)
 
 
 def _next_day(world: control.Status, finished: Path) -> control.Status:
@@ -123,8 +129,9 @@ def _die_with_parent() -> None:
 
 
 # Steps run in process groups of their own: Ctrl-C is for the demo, which then ends them quietly.
-def _run(command: list[str]) -> None:
+def _land() -> None:
     console.print("[bold]Landing[/bold] what is new in the lake")
+    command = [sys.executable, "-m", "ingestion", "run"]
     process = subprocess.Popen(command, process_group=0, preexec_fn=_die_with_parent)
     try:
         if process.wait():
@@ -133,36 +140,44 @@ def _run(command: list[str]) -> None:
         _end(process)
 
 
-def _dbt() -> None:
-    """Build the warehouse and its docs with a progress bar; errors are printed as dbt words them."""
-    environment = {"DBT_PROFILES_DIR": "profiles", **os.environ}
-    problems: list[str] = []
-    began = time.monotonic()
+@contextmanager
+def _dbt() -> Iterator[subprocess.Popen]:
+    """A dbt process that parses the project while the block goes on; `_build` has it build."""
     process = subprocess.Popen(
         [sys.executable, "-m", "sandbox.warehouse"],
-        env=environment,
+        env={"DBT_PROFILES_DIR": "profiles", **os.environ},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         process_group=0,
         preexec_fn=_die_with_parent,
     )
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     try:
-        with Progress(*columns, console=console, transient=True) as progress:
-            bar = progress.add_task("dbt build", total=None)
-            for line in process.stdout:
-                event = _event(line)
-                data, info = event.get("data", {}), event.get("info", {})
-                if info.get("name", "").endswith("Result") and "total" in data:
-                    progress.update(bar, advance=1, total=data["total"])
-                elif info.get("name") == "BuildingCatalog":
-                    progress.update(bar, description="dbt docs")
-                if info.get("level") == "error":
-                    problems.append(info.get("msg", ""))
-        code = process.wait()
+        yield process
     finally:
         _end(process)
-    if code:
+
+
+def _build(dbt: subprocess.Popen) -> None:
+    """Build the warehouse and its docs with a progress bar; errors are printed as dbt words them."""
+    problems: list[str] = []
+    began = time.monotonic()
+    with suppress(BrokenPipeError):  # it has ended already: its output says why
+        dbt.stdin.write("build\n")
+        dbt.stdin.flush()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("dbt build", total=None)
+        for line in dbt.stdout:
+            event = _event(line)
+            data, info = event.get("data", {}), event.get("info", {})
+            if info.get("name", "").endswith("Result") and "total" in data:
+                progress.update(bar, advance=1, total=data["total"])
+            elif info.get("name") == "BuildingCatalog":
+                progress.update(bar, description="dbt docs")
+            if info.get("level") == "error":
+                problems.append(info.get("msg", ""))
+    if dbt.wait():
         for problem in problems:
             print(problem, file=sys.stderr)
         Console(stderr=True).print("[red]error:[/red] dbt failed; its log is logs/dbt.log", highlight=False)

@@ -34,20 +34,3 @@
 {% macro athena__business_date(timestamp) -%}
     cast(at_timezone(with_timezone({{ timestamp }}, 'UTC'), 'America/Sao_Paulo') as date)
 {%- endmacro %}
-
-
-{# The time in naive UTC at which a day begins in America/Sao_Paulo. #}
-{% macro business_day_start(day) -%}
-    {{ return(adapter.dispatch('business_day_start')(day)) }}
-{%- endmacro %}
-
-{% macro default__business_day_start(day) -%}
-    timezone('UTC', timezone('America/Sao_Paulo', cast({{ day }} as timestamp)))
-{%- endmacro %}
-
-{% macro athena__business_day_start(day) -%}
-    cast(
-        at_timezone(with_timezone(cast({{ day }} as timestamp), 'America/Sao_Paulo'), 'UTC') as timestamp(6)
-    )
-{%- endmacro %}
-

@@ -33,13 +33,13 @@ clean: ## Remove the worlds, lakes and warehouses that the demo made
 ##@ Develop
 .PHONY: test
 test: setup-dev lint ## Lint, then the whole test suite
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 .PHONY: lint
 lint: setup-dev ## ruff and sqlfluff
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/sqlfluff lint --processes 2 models snapshots tests/singular tests/generic
+	@PYTHONWARNINGS=ignore:resource_tracker:UserWarning $(BIN)/sqlfluff lint --processes 2 models snapshots tests/singular tests/generic
 
 .PHONY: format
 format: setup-dev ## Let ruff and sqlfluff mend what they can

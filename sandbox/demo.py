@@ -145,7 +145,12 @@ def _dbt() -> Iterator[subprocess.Popen]:
     """A dbt process that parses the project while the block goes on; `_build` has it build."""
     process = subprocess.Popen(
         [sys.executable, "-m", "sandbox.warehouse"],
-        env={"DBT_PROFILES_DIR": "profiles", **os.environ},
+        env={
+            "DBT_PROFILES_DIR": "profiles",
+            # Python's multiprocessing, which dbt uses, grumbles when a process is ended early.
+            "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning",
+            **os.environ,
+        },
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

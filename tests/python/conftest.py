@@ -158,15 +158,20 @@ def new_pipeline(new_folder: Callable[[str], Path]) -> Iterator[Callable[..., Pi
         pipeline.try_run(sys.executable, "-m", "sandbox", "down")
 
 
-def run_two_days(pipeline: Pipeline, *up: str) -> TwoDays:
-    """The first day and the next, by the commands a user would type."""
+def run_first_day(pipeline: Pipeline, *up: str) -> Day:
+    """The first day of a world, by the commands a user would type."""
     pipeline.sandbox("up", *up)
     pipeline.ingest()
     pipeline.dbt("build")
-    day1 = pipeline.day("day1")
+    return pipeline.day("day1")
+
+
+def run_two_days(pipeline: Pipeline, *up: str) -> TwoDays:
+    """The first day and the next, by the commands a user would type."""
+    day1 = run_first_day(pipeline, *up)
     pipeline.sandbox("advance")
     pipeline.ingest()
-    pipeline.dbt("build")
+    pipeline.dbt("build", "--exclude-resource-type", "unit_test")
     return TwoDays(pipeline, day1, pipeline.day("day2"))
 
 
@@ -203,10 +208,17 @@ def berka_day2(berka: TwoDays) -> Day:
 
 
 @pytest.fixture(scope="session")
-def run_pipeline(new_pipeline: Callable[..., Pipeline]) -> Callable[[str, Path], TwoDays]:
-    """Run both days of a world on other files: `run_pipeline("berka", folder)`."""
+def run_pipeline(new_pipeline: Callable[..., Pipeline]) -> Callable[[str, Path], Day]:
+    """Run the first day of a world on other files: `run_pipeline("berka", folder)`."""
 
-    def run(world: str, files: Path) -> TwoDays:
-        return run_two_days(new_pipeline(world, BERKA_DIR=str(files)))
+    def run(world: str, files: Path) -> Day:
+        return run_first_day(new_pipeline(world, BERKA_DIR=str(files)))
 
     return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With workers (`-n`), keep tests that share an expensive fixture, or a file, in one of them."""
+    for item in items:
+        shared = {"synthetic", "berka", "two_days"} & set(getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group("pipelines" if shared else item.path.name))

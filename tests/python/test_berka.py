@@ -434,7 +434,5 @@ def test_a_cent_in_the_files_moves_the_marts(berka_files, run_pipeline, tmp_path
     copy = copy_with_change(berka_files, tmp_path / "files", changes)
     month = date(1993, 7, 1)
     for measure in (oracle.disbursed_amount, oracle.received_amount):
-        assert measure(copy, DAY_2)[month] - measure(berka_files, DAY_2)[month] == CENT
-    built = run_pipeline("berka", copy)
-    assert_marts_match(copy, built.day1.warehouse, DAY_1)
-    assert_marts_match(copy, built.day2.warehouse, DAY_2)
+        assert measure(copy, DAY_1)[month] - measure(berka_files, DAY_1)[month] == CENT
+    assert_marts_match(copy, run_pipeline("berka", copy).warehouse, DAY_1)

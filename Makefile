@@ -27,7 +27,8 @@ setup: $(VENV)/.installed dbt_packages/.installed ## Install what the demo needs
 .PHONY: clean
 clean: ## Remove the worlds, lakes and warehouses that the demo made
 	@for world in synthetic berka; do \
-		if [ -d .sandbox/$$world ]; then $(BIN)/python -m sandbox down --world $$world --wipe || exit 1; fi; done
+		if [ -d .sandbox/$$world ]; then \
+			SANDBOX_DIR=.sandbox $(BIN)/python -m sandbox down --world $$world --wipe || exit 1; fi; done
 	rm -rf .sandbox lake lake-berka warehouse.duckdb* warehouse-berka.duckdb* target logs
 
 ##@ Develop
@@ -60,16 +61,17 @@ lock: ## Pin what pyproject.toml asks for, with hashes, in requirements*.txt
 LOCK_OPTIONS := --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras \
 	--no-header --no-emit-index-url --no-emit-find-links
 
-$(VENV)/bin/python:
+# pip is the last thing that venv makes: without it, the environment is begun anew.
+$(BIN)/pip:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv found; install one, or set PYTHON=" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv --clear $(VENV)
 
-$(VENV)/.installed: requirements.txt | $(VENV)/bin/python
+$(VENV)/.installed: requirements.txt | $(BIN)/pip
 	@echo "installing the pinned dependencies into $(VENV) (about a minute, once) …"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
 	@touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt | $(VENV)/bin/python
+$(VENV)/.installed-dev: requirements-dev.txt | $(BIN)/pip
 	@echo "installing the pinned dependencies for development into $(VENV) …"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.txt
 	@touch $@ $(VENV)/.installed

@@ -90,6 +90,10 @@ def main() -> None:
     except IngestionError as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
         sys.exit(1)
+    except OSError as error:
+        reason = f"{error.strerror or type(error).__name__}: {error.filename or 'check the disk and LAKE'}"
+        Console(stderr=True).print(f"[red]error:[/red] {reason}", highlight=False, soft_wrap=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -1,7 +1,8 @@
 """Lands credit scores: asks the bureau about everyone who consented and whose last score is no longer fresh.
 
-Each record is paid for, so nobody is asked about twice within `ttl_days`, and nobody at all without a
-consent in force. The bureau monitors: it answers what it recorded of a person since the last time.
+Each record is paid for, so nobody whose score is younger than `ttl_days` is asked about, and nobody at
+all without a consent in force. The bureau monitors: it answers what it recorded of a person since the last
+time. A person it knows nothing of has no score that could be fresh, and is asked about at every run.
 """
 
 import re
@@ -15,6 +16,7 @@ from typing import Any
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
+from psycopg import sql
 
 from ingestion.config import TableConfig
 from ingestion.errors import IngestionError
@@ -38,17 +40,17 @@ BATCH_SIZE = 500  # the most people the bureau takes in one request
 _CPF = re.compile(r"[0-9]{11}", re.ASCII)
 
 # The earliest consent in force at the end of the day: the bureau monitors from that moment on.
-_SUBJECTS = """
+_SUBJECTS = sql.SQL("""
     select c.cpf, min(k.granted_at)
-    from app.customers as c
-    join app.consents as k using (customer_id)
+    from {schema}.customers as c
+    join {schema}.consents as k using (customer_id)
     where k.scope = 'bureau'
       and k.granted_at < %(end)s
       and (k.revoked_at is null or k.revoked_at >= %(end)s)
       and (k.expires_at is null or k.expires_at >= %(end)s)
     group by c.cpf
     order by c.cpf
-"""
+""")
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def extract(table: TableConfig, run: Run, out: BatchWriter) -> None:
     """
     landed = run.lake.read(table.source, table.table, ["cpf", "queried_at"])
     fresh_for = timedelta(days=table.options.get("ttl_days", TTL_DAYS))
-    subjects = _subjects(run, _newest(landed), fresh_for)
+    subjects = _subjects(table, run, _newest(landed), fresh_for)
     if not subjects:
         return
     key = run.settings.bureau_api_key.get_secret_value()
@@ -98,15 +100,20 @@ def extract(table: TableConfig, run: Run, out: BatchWriter) -> None:
     out.write(rows.sort_by([("queried_at", "ascending"), ("cpf", "ascending")]))
 
 
-def _subjects(run: Run, newest: dict[str, datetime], fresh_for: timedelta) -> list[Subject]:
+def _subjects(
+    table: TableConfig, run: Run, newest: dict[str, datetime], fresh_for: timedelta
+) -> list[Subject]:
     """Who has to be asked about at the end of the run's day, in the order of their CPF."""
     end = datetime.combine(run.extract_date + timedelta(days=1), time(), BUSINESS_ZONE)
+    schema = table.options.get("schema", "app")
     try:
-        with run.postgres.transaction():  # a failure must not spoil the snapshot of the other tables
-            consents = run.postgres.execute(_SUBJECTS, {"end": end}).fetchall()
+        consents = run.postgres.execute(
+            _SUBJECTS.format(schema=sql.Identifier(schema)), {"end": end}
+        ).fetchall()
     except psycopg.ProgrammingError:
         raise IngestionError(
-            "PostgreSQL has no readable tables app.customers and app.consents; check SOURCE_DSN"
+            f"{table.name}: PostgreSQL has no readable tables customers and consents in schema {schema};"
+            " name their schema in sources.yml"
         ) from None
     return [
         Subject(cpf, consented_at, newest.get(cpf))

@@ -38,6 +38,7 @@ LANDING_FIELDS = [
     pa.field("_source_deleted", pa.bool_(), nullable=False),
 ]
 ROW_GROUP_ROWS = 128 * 1024
+_DAY_FOLDER = re.compile(r"^extract_date=\d{4}-\d{2}-\d{2}$")
 _BATCH_FILE = re.compile(r"^\d{8}\.parquet$")
 
 
@@ -49,11 +50,13 @@ class Lake:
         self.world = world
 
     @classmethod
-    def open(cls, root: str, world: str) -> "Lake":
-        """Open the lake at `root`, a folder that is made and marked with `world` when it is new.
+    def open(cls, root: str, world: str, source_id: str = "") -> "Lake":
+        """Open the lake at `root`, a folder that is made and marked with its owner when it is new.
+
+        `world` and, where it is known, `source_id` say whose data the lake holds.
 
         Raises:
-            IngestionError: `root` cannot be a lake of this world.
+            IngestionError: `root` cannot be a lake of this world and source.
         """
         if "://" in root:
             raise IngestionError(
@@ -66,16 +69,21 @@ class Lake:
             if not marker.exists():
                 if any(p.name not in (".lock", ".partial") for p in path.iterdir()):
                     raise IngestionError(f"LAKE={root} is not empty and not a lake; set LAKE to a new folder")
-                _write_atomically(marker, json.dumps({"world": world}) + "\n")
-            owner = json.loads(marker.read_text(encoding="utf-8")).get("world")
-        except (OSError, ValueError) as error:
+                _write_atomically(marker, json.dumps({"world": world, "source_id": source_id}) + "\n")
+            owner = json.loads(marker.read_text(encoding="utf-8"))
+            owner_world, owner_source = owner["world"], owner.get("source_id")
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
             raise IngestionError(
                 f"LAKE={root} cannot be used: {reason}; set LAKE to a writable folder"
             ) from None
-        if owner != world:
+        if owner_world != world:
             raise IngestionError(
-                f"LAKE={root} belongs to the world {owner}, not {world}; set LAKE to another folder"
+                f"LAKE={root} belongs to the world {owner_world}, not {world}; set LAKE to another folder"
+            )
+        if source_id and owner_source and owner_source != source_id:
+            raise IngestionError(
+                f"LAKE={root} was filled from {owner_source}, not {source_id}; set LAKE to another folder"
             )
         return cls(path, world)
 
@@ -147,12 +155,18 @@ class Lake:
             )
             if where is not None:
                 rows = rows.filter(where)
-            return rows.select(*map(duckdb.ColumnExpression, columns)).to_arrow_table()
+            # A column the source has got since is null in what landed before.
+            return rows.select(
+                *(
+                    duckdb.ColumnExpression(c) if c in rows.columns else duckdb.SQLExpression("null").alias(c)
+                    for c in columns
+                )
+            ).to_arrow_table()
 
     def last_extract_date(self) -> date | None:
         """The latest extract_date of any table, None in an empty lake."""
-        days = (p.name.partition("=")[2] for p in self.root.glob("raw/*/*/extract_date=*"))
-        return max((date.fromisoformat(d) for d in days), default=None)
+        days = (p.name for p in self.root.glob("raw/*/*/extract_date=*") if _DAY_FOLDER.match(p.name))
+        return max((date.fromisoformat(d.partition("=")[2]) for d in days), default=None)
 
     def begin(
         self, table: TableConfig, schema: pa.Schema, batch_id: str, extract_date: date
@@ -237,9 +251,9 @@ class BatchWriter:
             if kind is None:
                 self._commit()
         finally:
+            self._partial.unlink(missing_ok=True)
             self._writer.close()
             self._sink.close()
-            self._partial.unlink(missing_ok=True)
 
     def _commit(self) -> None:
         if (
@@ -332,7 +346,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _write_atomically(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    folder = path.parent / ".partial"
+    folder.mkdir(exist_ok=True)
+    partial = folder / f"{path.name}.{os.getpid()}"
     with partial.open("w", encoding="utf-8") as handle:
         handle.write(text)
         handle.flush()

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from ingestion.config import TableConfig
 from ingestion.errors import IngestionError
@@ -62,6 +63,14 @@ def connect(dsn: str) -> Iterator[psycopg.Connection]:
         raise IngestionError(
             "SOURCE_DSN is not set; set it, or start the sandbox with `python -m sandbox up`"
         )
+    try:
+        conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        # PostgreSQL's own message would quote the string, and with it the password.
+        raise IngestionError(
+            "SOURCE_DSN is no connection string; write it as postgresql://user:password@host:5432/database"
+            " (special characters percent-encoded)"
+        ) from None
     try:
         connection = psycopg.connect(dsn, application_name="credit-lakehouse ingestion", connect_timeout=10)
     except psycopg.Error as error:
@@ -197,10 +206,6 @@ def read(
                 yield _to_lake_types(pa.table(block), columns)
         except pa.ArrowInvalid as error:
             raise IngestionError(f"{table.name}: {_conversion_problem(str(error), columns)}") from None
-        except psycopg.DataError as error:
-            raise IngestionError(
-                f"{table.name}: PostgreSQL could not send a value: {_reason(error)}"
-            ) from None
 
 
 def _to_lake_types(rows: pa.Table, columns: list[Column]) -> pa.Table:

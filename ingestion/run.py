@@ -58,7 +58,7 @@ def run(
     """
     from ingestion import postgres
 
-    lake = Lake.open(settings.lake_root, settings.world)
+    lake = Lake.open(settings.lake_root, settings.world, settings.source_id)
     with lake.lock():
         newest = lake.last_extract_date()
         if newest and newest > settings.extract_date:
@@ -81,9 +81,24 @@ def _land(table: TableConfig, run: Run) -> Landed:
     began = time.monotonic()
     source: ModuleType = importlib.import_module(f"ingestion.{table.kind}")
     try:
-        with run.lake.begin(table, source.schema(table, run), run.batch_id, run.extract_date) as out:
+        # A savepoint: what PostgreSQL refuses for one table leaves the snapshot of the others alone.
+        with (
+            run.postgres.transaction(),
+            run.lake.begin(table, source.schema(table, run), run.batch_id, run.extract_date) as out,
+        ):
             source.extract(table, run, out)
-    except IngestionError as error:
-        return Landed(table, seconds=time.monotonic() - began, error=str(error))
+    except psycopg.OperationalError:
+        raise
+    except (IngestionError, psycopg.Error, OSError) as error:
+        return Landed(table, seconds=time.monotonic() - began, error=_problem(table, error))
     size = out.path.stat().st_size if out.published else 0
     return Landed(table, out.rows, size, time.monotonic() - began)
+
+
+def _problem(table: TableConfig, error: Exception) -> str:
+    """One line about what stopped a table. PostgreSQL's primary message names no value of a row we read."""
+    if isinstance(error, psycopg.Error):
+        return f"{table.name}: PostgreSQL refused: {error.diag.message_primary or type(error).__name__}"
+    if isinstance(error, OSError):
+        return f"{table.name}: {error.strerror or type(error).__name__} ({error.filename or 'the lake'})"
+    return str(error)

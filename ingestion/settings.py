@@ -20,8 +20,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(extra="ignore", env_ignore_empty=True)
 
-    world: str = "synthetic"
+    world: str = Field("synthetic", pattern=r"^[a-z][a-z0-9_-]*$")
     lake: str = ""
+    source_id: str = ""
     source_dsn: SecretStr = SecretStr("")
     bureau_url: str = ""
     bureau_api_key: SecretStr = SecretStr("")

@@ -84,8 +84,8 @@ def _from_hub(project: Path) -> bool:
     dbt = Path(sys.executable).with_name("dbt")
     command = [str(dbt) if dbt.exists() else "dbt", "deps", "--project-dir", str(project)]
     try:
-        return subprocess.run(command, cwd=project, capture_output=True).returncode == 0
-    except OSError:
+        return subprocess.run(command, cwd=project, capture_output=True, timeout=60).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
         return False
 
 

@@ -134,6 +134,8 @@ def down(
     folder = Folder(settings.folder)
     if not folder.path.exists():
         return False
+    if wipe and not (folder.pgdata.exists() or folder.log.exists()):
+        raise SandboxError(f"{folder.path} holds no world: it is not deleted")
     with exclusive(folder, progress):
         progress("stopping")
         stopped = _stop(folder)
@@ -284,6 +286,7 @@ def _complete(settings: Settings, folder: Folder, row: loader.WorldRow, progress
     state = read_state(folder)
     url = f"http://127.0.0.1:{state['port']}"
     values = {
+        "SOURCE_ID": f"world {row.name}, seed {row.seed}, scale {row.scale:g}",
         "SOURCE_DSN": state["dsn"],
         "BUREAU_URL": url,
         "BUREAU_API_KEY": row.bureau_api_key,
@@ -317,8 +320,8 @@ def _stop(folder: Folder) -> bool:
     pid = supervisor_pid(folder)
     if pid is not None:
         stopped = True
-        process = psutil.Process(pid)
         with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
             process.send_signal(signal.SIGTERM)
             try:
                 process.wait(40)

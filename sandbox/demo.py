@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 
+import duckdb
 from dotenv import load_dotenv
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
@@ -45,13 +46,21 @@ def main() -> int:
             _day(dbt)
         console.print(f"[dim]{time.monotonic() - began:.1f} s[/dim]", highlight=False)
     except (SandboxError, IngestionError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
-        return 1
+        return _fail(str(error))
+    except duckdb.Error as error:
+        return _fail(f"the warehouse cannot be read: {str(error).splitlines()[0]}")
+    except OSError as error:
+        return _fail(f"{error.strerror or type(error).__name__}: {error.filename or 'check the disk'}")
     except StepFailed:
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _fail(text: str) -> int:
+    Console(stderr=True).print(f"[red]error:[/red] {text}", highlight=False, soft_wrap=True)
+    return 1
 
 
 def _day(dbt: subprocess.Popen) -> None:
@@ -99,9 +108,11 @@ def _next_day(world: control.Status, finished: Path) -> control.Status:
 
 
 def _paths(world: str) -> tuple[Lake, Path]:
-    lake_root = load_settings().lake_root
+    settings = load_settings()
     suffix = "" if world == "synthetic" else f"-{world}"
-    return Lake.open(lake_root, world), Path(os.environ.get("WAREHOUSE") or f"warehouse{suffix}.duckdb")
+    return Lake.open(settings.lake_root, world, settings.source_id), Path(
+        os.environ.get("WAREHOUSE") or f"warehouse{suffix}.duckdb"
+    )
 
 
 def _check_lake(lake: Lake, day: date) -> None:
@@ -109,7 +120,7 @@ def _check_lake(lake: Lake, day: date) -> None:
     if newest and newest > day:
         raise SandboxError(
             f"the lake {lake.root} holds {newest}, but this world is at {day}: it is the lake of an earlier"
-            " world; `make clean` starts afresh, or set LAKE to another folder"
+            " world; remove that folder (`make clean` removes the default one), or set LAKE to another"
         )
 
 
@@ -202,7 +213,11 @@ def _event(line: str) -> dict:
 def _end(process: subprocess.Popen) -> None:
     if process.poll() is None:
         process.terminate()
-        process.wait(10)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from sandbox.errors import SandboxError
@@ -11,9 +11,10 @@ from sandbox.errors import SandboxError
 class Settings(BaseSettings):
     """Where a world lives and which one it is."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore")
 
-    world: str = "synthetic"
+    # A plain name: it is a folder below SANDBOX_DIR, which `down --wipe` deletes.
+    world: str = Field("synthetic", pattern=r"^[a-z][a-z0-9_-]*$")
     sandbox_dir: Path = Path(".sandbox")
     sandbox_port: int = 0
     """Port of the third-party APIs; 0 takes any free one."""

@@ -5,6 +5,7 @@ data, take no time of their own. Docs come from the very manifest that was built
 would parse again, and its docs would lack the compiled SQL.
 """
 
+import gc
 import sys
 
 from dbt.cli.main import dbtRunner
@@ -17,6 +18,8 @@ DOCS = ["docs", "generate", "--no-compile"]
 
 def main() -> int:
     """Build and document; returns the exit code. dbt's JSON log goes to standard output."""
+    # dbt keeps nearly all it makes: collecting garbage costs a seventh of the time and finds none.
+    gc.disable()
     parsed = dbtRunner().invoke(["parse", *LOG])
     if not parsed.success:
         return 1

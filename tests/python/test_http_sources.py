@@ -538,7 +538,7 @@ def test_database_without_the_tables_is_one_line_and_spoils_nothing(lender, post
         results = run(lender, [SCORES, next(t for t in load_sources() if t.name == "app.customers")])
     finally:
         postgres.execute("alter table app.consents_2 rename to consents")
-    assert "check SOURCE_DSN" in results[0].error
+    assert "name their schema in sources.yml" in results[0].error
     assert "app.customers has no rows" in results[1].error, "it could still be read"
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import duckdb
@@ -18,6 +19,7 @@ import psycopg
 import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, Pipeline
+from pydantic import SecretStr
 
 from ingestion.config import TableConfig
 from ingestion.errors import IngestionError
@@ -226,6 +228,59 @@ def test_one_broken_table_does_not_stop_the_others(database: psycopg.Connection,
     assert results[2].rows == 1
 
 
+def test_a_table_that_breaks_in_the_middle_does_not_stop_the_others(
+    database: psycopg.Connection, server: str, settings: Settings
+) -> None:
+    # GIVEN a value far into the stream of one, infinity in another, and no right to read a third
+    database.execute(
+        "insert into app.things (id, name, amount, updated_at) select i, repeat('x', 60),"
+        " case when i = 1 then 'NaN' else '1' end::numeric, now() from generate_series(1, 400000) as i"
+    )
+    database.execute("create table app.endless (id bigint primary key, updated_at timestamptz)")
+    database.execute("insert into app.endless values (1, 'infinity')")
+    database.execute("create table app.secret (id bigint primary key, updated_at timestamptz)")
+    database.execute("create table app.fine (id bigint primary key, updated_at timestamptz)")
+    database.execute("insert into app.fine values (1, now())")
+    database.execute("drop role if exists reader")
+    database.execute("create role reader login")
+    database.execute("grant usage on schema app to reader")
+    database.execute("grant select on app.things, app.endless, app.fine to reader")
+    settings.source_dsn = SecretStr(server.replace("postgres@", "reader@"))
+    tables = [
+        TableConfig("app", name, "postgres", ("id",), "updated_at", options={"schema": "app"})
+        for name in ("things", "endless", "secret", "fine")
+    ]
+    # WHEN they land in one run
+    results = land(settings, *tables)
+    # THEN each says what is wrong, and the last one lands
+    assert [
+        part
+        for part, r in zip(
+            ("column amount", "cannot convert infinity", "permission denied"), results, strict=False
+        )
+        if part in r.error
+    ] == ["column amount", "cannot convert infinity", "permission denied"]
+    assert (results[3].error, results[3].rows) == (None, 1)
+
+
+def test_columns_that_come_and_go_leave_the_next_run_working(
+    database: psycopg.Connection, settings: Settings
+) -> None:
+    insert(database, 1, 3)
+    land(settings)
+    database.execute("alter table app.things add column branch text, add column fee numeric(14, 2)")
+    database.execute("alter table app.things drop column rate")
+    assert land(settings)[0].rows == 0  # the new columns are null everywhere: nothing has changed
+    database.execute("update app.things set branch = 'b', fee = 1.50, updated_at = '2025-01-02' where id = 2")
+    assert land(settings, day=date(2026, 1, 1))[0].rows == 1
+    with duckdb.connect() as connection:
+        files = f"{settings.lake}/raw/app/things/*/*.parquet"
+        rows = connection.execute(
+            f"select id, branch, fee from read_parquet('{files}', union_by_name = true) order by all"
+        ).fetchall()
+    assert rows == [(1, None, None), (2, "b", Decimal("1.50")), (2, None, None), (3, None, None)]
+
+
 def test_a_value_that_does_not_fit_is_named_by_column_only(
     database: psycopg.Connection, settings: Settings
 ) -> None:
@@ -255,11 +310,35 @@ def test_two_runs_at_once(database: psycopg.Connection, settings: Settings) -> N
             "belongs to the world berka",
         ),
         (lambda p: (p.mkdir(), (p / "lakehouse.json").write_text("{")), "cannot be used"),
+        (lambda p: (p.mkdir(), (p / "lakehouse.json").write_text("[]")), "cannot be used"),
     ],
 )
 def test_a_wrong_lake_is_refused(settings: Settings, tmp_path: Path, prepare, message: str) -> None:
     prepare(tmp_path / "lake")
     with pytest.raises(IngestionError, match=message):
+        land(settings)
+
+
+def test_a_lake_whose_making_was_killed_can_be_used(
+    database: psycopg.Connection, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert(database, 1, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            land(settings)
+    assert any(p.is_file() for p in (tmp_path / "lake").rglob("*"))
+    assert land(settings)[0].rows == 1
+
+
+def test_a_lake_filled_from_another_source_is_refused(
+    database: psycopg.Connection, settings: Settings
+) -> None:
+    insert(database, 1, 1)
+    settings.source_id = "seed 1"
+    land(settings)
+    settings.source_id = "seed 2"
+    with pytest.raises(IngestionError, match="filled from seed 1, not seed 2"):
         land(settings)
 
 
@@ -383,6 +462,9 @@ def test_a_broken_event_file_is_named(
     [
         ({"SOURCE_DSN": "postgresql://x@127.0.0.1:1/app"}, "PostgreSQL cannot be reached"),
         ({"SOURCE_DSN": ""}, "SOURCE_DSN is not set"),
+        ({"SOURCE_DSN": "app:S3cret@db.example/app"}, "SOURCE_DSN is no connection string"),
+        ({"SOURCE_DSN": "postgresql://app:S3%cret@127.0.0.1:1/app"}, "SOURCE_DSN is no connection string"),
+        ({"WORLD": "../elsewhere"}, "WORLD"),
         ({"LAKE": "/dev/null/lake"}, "cannot be used"),
         ({"LAKE": "s3://bucket/prefix"}, "local folder"),
         ({"EXTRACT_DATE": "yesterday"}, "EXTRACT_DATE"),
@@ -398,6 +480,8 @@ def test_errors_are_one_line_that_says_what_to_do(
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stdout + done.stderr
+    assert "S3" not in done.stderr or "s3://" in done.stderr
+    assert "cret" not in done.stderr
 
 
 def test_help_names_every_command(tmp_path: Path) -> None:

@@ -517,3 +517,22 @@ def test_one_line_errors(home, tmp_path):
     assert "SANDBOX_DIR" in home.fail("up", SANDBOX_DIR=str(tmp_path / "file" / "below"))
     with pytest.raises(SandboxError, match="not up"):
         control.advance(load(sandbox_dir=tmp_path / "other"))
+
+
+@pytest.mark.parametrize("world", ["../precious", "..", "/precious", "a/b"])
+def test_only_worlds_are_deleted(tmp_path: Path, world: str) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "sandbox" / "mine").mkdir(parents=True)
+    environment = {**os.environ, "SANDBOX_DIR": str(tmp_path / "sandbox"), "COLUMNS": "200"}
+    for name in (world, "mine"):
+        done = subprocess.run(
+            [sys.executable, "-m", "sandbox", "down", "--world", name, "--wipe"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert "error: " in done.stderr
+    assert (tmp_path / "precious").is_dir()
+    assert (tmp_path / "sandbox" / "mine").is_dir()

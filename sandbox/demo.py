@@ -4,7 +4,6 @@ The first run makes the world and lands everything; each later one lets a day pa
 only what changed. A run that was killed is finished by the next one before the world moves on.
 """
 
-import ctypes
 import json
 import os
 import signal
@@ -26,11 +25,10 @@ from ingestion.lake import Lake
 from ingestion.settings import load_settings
 from sandbox import control, report
 from sandbox.errors import SandboxError
+from sandbox.orphans import die_with_parent
 from sandbox.settings import load
 
 console = Console()
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-_PR_SET_PDEATHSIG = 1
 
 
 class StepFailed(Exception):
@@ -134,16 +132,11 @@ def _step(name: str) -> Iterator[control.Progress]:
         yield lambda text: spinner.update(f"{name}: {text}")
 
 
-def _die_with_parent() -> None:
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 # Steps run in process groups of their own: Ctrl-C is for the demo, which then ends them quietly.
 def _land() -> None:
     console.print("[bold]Landing[/bold] what is new in the lake")
     command = [sys.executable, "-m", "ingestion", "run"]
-    process = subprocess.Popen(command, process_group=0, preexec_fn=_die_with_parent)
+    process = subprocess.Popen(command, process_group=0, preexec_fn=die_with_parent(signal.SIGKILL))
     try:
         if process.wait():
             raise StepFailed
@@ -166,7 +159,7 @@ def _dbt() -> Iterator[subprocess.Popen]:
         stdout=subprocess.PIPE,
         text=True,
         process_group=0,
-        preexec_fn=_die_with_parent,
+        preexec_fn=die_with_parent(signal.SIGKILL),
     )
     try:
         yield process

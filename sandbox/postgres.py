@@ -1,13 +1,11 @@
 """PostgreSQL from a pip package, as a child process of the supervisor, on a Unix socket only."""
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
 import stat
 import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -19,6 +17,7 @@ import psutil
 import psycopg
 
 from sandbox.errors import SandboxError
+from sandbox.orphans import die_with_parent
 
 with warnings.catch_warnings():
     # The library looks for a run-time folder that we do not use, and warns where there is none.
@@ -27,7 +26,6 @@ with warnings.catch_warnings():
 
 _BIN = utils.POSTGRES_VERSIONS[utils.TARGET_POSTGRES_VERSION]
 _SYSTEM_USER = "pgserver"  # PostgreSQL refuses to run as root
-_PR_SET_PDEATHSIG = 1
 
 # A sandbox is made again by one command. `minimal` lets a load into new tables skip the log, and a
 # commit need not wait for the disk: a killed process loses nothing, only a power cut could.
@@ -101,7 +99,7 @@ class Postgres:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            preexec_fn=die_with_parent(signal.SIGINT),
             **self._identity,
         )
         self._wait_until_ready()
@@ -141,11 +139,6 @@ def _identity() -> dict:
         return {}
     entry = utils.ensure_user_exists(_SYSTEM_USER)
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-
-
-def _die_with_parent() -> None:
-    """Asks the kernel to shut PostgreSQL down when the supervisor dies, even by SIGKILL."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 def _make_cluster(pgdata: Path, identity: dict, log: IO[bytes]) -> None:

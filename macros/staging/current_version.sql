@@ -7,6 +7,9 @@
 
     What remains is merged by the model's unique_key. So a day costs the same however long the history,
     a second build merges nothing, and the result is that of a full refresh.
+
+    A table of the app is ranked by `_batch_id` alone: a later batch read a later snapshot of the database and
+    holds a key once. Not by `updated_at`: it is the start of the app's transaction, so it can go down.
 #}
 
 {#

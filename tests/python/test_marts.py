@@ -63,18 +63,16 @@ def to_milliseconds(row: dict) -> dict:
 
 
 def latest(
-    lake: Path, table: str, key: tuple[str, ...], cursor: str | None = None, columns: str | None = None
+    lake: Path, table: str, key: tuple[str, ...], changes: bool = False, columns: str | None = None
 ) -> list[dict]:
-    """Every record of a raw table as its last landed version has it."""
+    """Every record of a raw table as its last landed version has it, by the batches where it changes."""
     names = columns.split() if columns else None
     records: dict[tuple, dict] = {}
     for file in sorted((lake / "raw" / table).glob("*/*.parquet")):
         for row in map(to_milliseconds, pq.read_table(file, columns=names, partitioning=None).to_pylist()):
             place = tuple(row[column] for column in key)
             known = records.get(place)
-            if known is None or (
-                cursor and (row[cursor], row["_batch_id"]) > (known[cursor], known["_batch_id"])
-            ):
+            if known is None or (changes and row["_batch_id"] > known["_batch_id"]):
                 records[place] = row
     return list(records.values())
 
@@ -124,6 +122,8 @@ class Lender:
     orders: list[dict]
     evaluations: dict[str, list[dict]]
     schedules: dict[str, list[Instalment]]
+    superseded: dict[str, list[tuple[Instalment, date]]]
+    """Instalments of versions that were replaced, with the day of it."""
     ledger: list[dict]
     written_off: set[str]
     transactions: dict[int, list[dict]]
@@ -147,15 +147,39 @@ class Lender:
         return self.rate(currency, end - timedelta(microseconds=1))
 
 
+def superseded_schedules(
+    installments: list[dict], loan_events: list[dict], ledger: list[dict]
+) -> dict[str, list[tuple[Instalment, date]]]:
+    """The instalments that a renegotiation or a payoff replaced, with what came in for them before."""
+    renegotiations = by([e for e in loan_events if e["kind"] == "renegotiated"], "order_id")
+    payments = by(ledger, "order_id")
+    superseded = defaultdict(list)
+    for order_id, rows in by(installments, "order_id").items():
+        versions = by(rows, "schedule_version")
+        began = {version: min(day_of(r["updated_at"]) for r in rows) for version, rows in versions.items()}
+        began |= dict(enumerate(sorted(day_of(e["occurred_at"]) for e in renegotiations[order_id]), start=2))
+        for version in sorted(versions)[:-1]:
+            replaced_on = began[version + 1]
+            for row in versions[version]:
+                instalment = Instalment(row["due_date"], row["due_amount"], row["principal_due"])
+                instalment.payments = [
+                    (day_of(p["paid_at"]), p["amount"] - p["penalty"], p["principal"])
+                    for p in payments[order_id]
+                    if p["installment_no"] == row["installment_no"]
+                ]
+                superseded[order_id].append((instalment, replaced_on))
+    return superseded
+
+
 @pytest.fixture(scope="module")
 def lender(synthetic_day2) -> Lender:
     lake = synthetic_day2.lake
     as_of = max(
         date.fromisoformat(p.name.split("=")[1]) for p in (lake / "raw/app/customers").glob("extract_date=*")
     )
-    orders = latest(lake, "app/credit_orders", ("order_id",), "updated_at")
+    orders = latest(lake, "app/credit_orders", ("order_id",), changes=True)
     installments = latest(
-        lake, "app/installments", ("order_id", "schedule_version", "installment_no"), "updated_at"
+        lake, "app/installments", ("order_id", "schedule_version", "installment_no"), changes=True
     )
     in_force: dict[str, int] = defaultdict(int)
     for row in installments:
@@ -176,9 +200,10 @@ def lender(synthetic_day2) -> Lender:
             instalment.payments.append(
                 (day_of(row["paid_at"]), row["amount"] - row["penalty"], row["principal"])
             )
+    loan_events = latest(lake, "app/loan_events", ("event_id",))
     owner = {
         row["account_id"]: row["customer_id"]
-        for row in latest(lake, "app/bank_accounts", ("account_id",), "updated_at")
+        for row in latest(lake, "app/bank_accounts", ("account_id",), changes=True)
     }
     transactions = latest(
         lake,
@@ -194,14 +219,15 @@ def lender(synthetic_day2) -> Lender:
             closings[row["currency"]].append((row["quoted_at"], row["sell"]))
     return Lender(
         as_of=as_of,
-        customers=latest(lake, "app/customers", ("customer_id",), "updated_at"),
+        customers=latest(lake, "app/customers", ("customer_id",), changes=True),
         orders=orders,
         evaluations=by(latest(lake, "app/risk_evaluations", ("evaluation_id",)), "order_id"),
         schedules={order: list(schedule.values()) for order, schedule in schedules.items()},
+        superseded=superseded_schedules(installments, loan_events, ledger),
         ledger=ledger,
         written_off={
             row["order_id"]
-            for row in latest(lake, "app/loan_events", ("event_id",))
+            for row in loan_events
             if row["kind"] == "written_off" and day_of(row["occurred_at"]) <= as_of
         },
         transactions=by(transactions, "customer_id"),
@@ -244,6 +270,10 @@ def outcome(lender: Lender, order: dict) -> str | None:
         order["repayment_status"] == "defaulted"
         or order["order_id"] in lender.written_off
         or any(i.was_ever_past_due(90, lender.as_of) for i in schedule)
+        or any(
+            i.was_ever_past_due(90, min(replaced_on, lender.as_of))
+            for i, replaced_on in lender.superseded.get(order["order_id"], [])
+        )
     ):
         return "defaulted"
     if not any(i.unpaid(lender.as_of) for i in schedule):

@@ -1,4 +1,5 @@
--- The last month's overdue amount, made of changes, equals what the loans' positions say: by currency.
+-- The last month's overdue amount, made of changes, equals what the loans' positions say: by currency, where the
+-- ledger is complete.
 with
 
 monthly_cash_flow as (
@@ -21,7 +22,7 @@ mart as (
     from monthly_cash_flow
     where
         month = {{ month_of(as_of_date()) }}
-        and overdue_amount is not null
+        and {{ ledger_is_complete_on(as_of_date()) }}
 
 ),
 
@@ -31,15 +32,17 @@ positions as (
         currency,
         sum(open_amount) as overdue_amount
     from installments
-    where due_date <= {{ as_of_date() }}
+    where
+        due_date <= {{ as_of_date() }}
+        and {{ ledger_is_complete_on(as_of_date()) }}
     group by 1
 
 )
 
 select
-    mart.currency,
+    coalesce(mart.currency, positions.currency) as currency,
     mart.overdue_amount as mart_amount,
     positions.overdue_amount as positions_amount
 from mart
-left join positions on mart.currency = positions.currency
-where mart.overdue_amount <> coalesce(positions.overdue_amount, 0)
+full outer join positions on mart.currency = positions.currency
+where coalesce(mart.overdue_amount, 0) <> coalesce(positions.overdue_amount, 0)

@@ -37,6 +37,18 @@ dated as (
 
 ),
 
+-- a run shortly after midnight already sees what was decided and paid out on the new day
+flagged as (
+
+    select
+        *,
+        coalesce(decided_date > {{ as_of_date() }}, false) as is_decided_later,
+        coalesce(disbursed_date > {{ as_of_date() }}, false) as is_disbursed_later
+    from dated
+    where requested_date <= {{ as_of_date() }}
+
+),
+
 final as (
 
     select
@@ -47,25 +59,24 @@ final as (
         purpose,
         currency,
         requested_amount,
-        approved_amount,
+        case when not is_decided_later then approved_amount end as approved_amount,
         case when disbursed_date <= {{ as_of_date() }} then coalesce(disbursed_amount, approved_amount) end
             as disbursed_amount,
-        iof_amount,
-        fee_amount,
+        case when not is_decided_later and not is_disbursed_later then iof_amount end as iof_amount,
+        case when not is_decided_later then fee_amount end as fee_amount,
         term_months,
-        interest_rate,
-        status,
-        policy_version,
+        case when not is_decided_later then interest_rate end as interest_rate,
+        case when is_decided_later then 'in_review' else status end as status,
+        case when not is_decided_later then policy_version end as policy_version,
         repayment_status,
         requested_at,
-        decided_at,
-        case when disbursed_date <= {{ as_of_date() }} then disbursed_at end as disbursed_at,
+        case when not is_decided_later then decided_at end as decided_at,
+        case when not is_disbursed_later then disbursed_at end as disbursed_at,
         requested_date,
-        decided_date,
-        case when disbursed_date <= {{ as_of_date() }} then disbursed_date end as disbursed_date,
+        case when not is_decided_later then decided_date end as decided_date,
+        case when not is_disbursed_later then disbursed_date end as disbursed_date,
         prior_orders
-    from dated
-    where requested_date <= {{ as_of_date() }}
+    from flagged
 
 )
 

@@ -12,6 +12,12 @@ installments as (
 
 ),
 
+superseded_installments as (
+
+    select * from {{ ref('int_installments__superseded') }}
+
+),
+
 payments as (
 
     select * from {{ ref('int_loan_payments__net') }}
@@ -34,6 +40,17 @@ schedules as (
         max(days_past_due) as days_past_due,
         max(days_late) as days_late_max
     from installments
+    group by 1
+
+),
+
+-- a renegotiation replaces the schedule, not the delay there was before it
+superseded as (
+
+    select
+        order_id,
+        max(days_late) as days_late_max
+    from superseded_installments
     group by 1
 
 ),
@@ -79,10 +96,14 @@ loans as (
         schedules.open_principal,
         schedules.overdue_amount,
         schedules.days_past_due,
-        schedules.days_late_max,
+        case
+            when superseded.days_late_max > schedules.days_late_max then superseded.days_late_max
+            else schedules.days_late_max
+        end as days_late_max,
         {{ ledger_is_complete_on(as_of_date()) }} as is_ledger_complete
     from credit_orders
     left join schedules on credit_orders.order_id = schedules.order_id
+    left join superseded on credit_orders.order_id = superseded.order_id
     left join received on credit_orders.order_id = received.order_id
     left join written_off on credit_orders.order_id = written_off.order_id
     where credit_orders.disbursed_date is not null

@@ -135,7 +135,7 @@ joined as (
         coalesce(due.due_amount, 0) as due_amount,
         coalesce(received.received_amount, 0) as received_amount,
         coalesce(overdue.overdue_change, 0) as overdue_change,
-        {{ ledger_is_complete_on('spine.month') }} as is_ledger_complete
+        {{ ledger_is_complete_on('spine.measured_on') }} as is_ledger_complete
     from spine
     left join disbursed on spine.month = disbursed.month and spine.currency = disbursed.currency
     left join due on spine.month = due.month and spine.currency = due.currency

@@ -8,7 +8,7 @@ landed as (
         *,
         {{ version_rank(
             key = ['account_id'],
-            order_by = [ts('updated_at') ~ ' desc', '_batch_id desc']
+            order_by = ['_batch_id desc']
         ) }} as version_rank
     from {{ source('app', 'bank_accounts') }}
     where {{ landed_since_last_build() }}
@@ -42,7 +42,7 @@ final as (
 
     select renamed.*
     from renamed
-    {{ unless_built('renamed', ahead_by = [('updated_at', '>'), ('_batch_id', '>')]) }}
+    {{ unless_built('renamed', ahead_by = [('_batch_id', '>')]) }}
 
 )
 

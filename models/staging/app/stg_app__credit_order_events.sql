@@ -8,7 +8,7 @@ landed as (
         *,
         {{ version_rank(
             key = ['order_id', 'seq'],
-            order_by = [ts('occurred_at') ~ ' desc', '_batch_id desc']
+            order_by = ['_batch_id desc']
         ) }} as version_rank
     from {{ source('app', 'credit_order_events') }}
     where {{ landed_since_last_build() }}
@@ -45,7 +45,7 @@ final as (
 
     select renamed.*
     from renamed
-    {{ unless_built('renamed', ahead_by = [('occurred_at', '>'), ('_batch_id', '>')]) }}
+    {{ unless_built('renamed', ahead_by = [('_batch_id', '>')]) }}
 
 )
 

@@ -8,7 +8,7 @@ landed as (
         *,
         {{ version_rank(
             key = ['event_id'],
-            order_by = [ts('created_at') ~ ' desc', '_batch_id desc']
+            order_by = ['_batch_id desc']
         ) }} as version_rank
     from {{ source('app', 'loan_events') }}
     where {{ landed_since_last_build() }}
@@ -44,7 +44,7 @@ final as (
 
     select renamed.*
     from renamed
-    {{ unless_built('renamed', ahead_by = [('created_at', '>'), ('_batch_id', '>')]) }}
+    {{ unless_built('renamed', ahead_by = [('_batch_id', '>')]) }}
 
 )
 

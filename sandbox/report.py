@@ -145,6 +145,8 @@ def _cash_flow(connection: duckdb.DuckDBPyConnection) -> Table:
     )
     for month, _, *amounts in rows:
         grid.add_row(f"{month:%Y-%m}", *(_number(a, 2) for a in amounts))
+    if any(None in row for row in rows):
+        grid.caption, grid.caption_justify = "– is unknown: the payment ledger is not complete there", "left"
     return grid
 
 

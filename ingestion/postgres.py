@@ -8,8 +8,9 @@ streams `COPY`; pyarrow parses it in blocks, so memory does not grow with the ta
 import io
 import json
 import re
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -108,8 +109,10 @@ def extract(table: TableConfig, run: Run, out: BatchWriter) -> None:
     if out.watermark_from:
         since = out.watermark_from - timedelta(seconds=table.options.get("overlap_seconds", 3600))
         landed = run.lake.landed_since(table, since, out.schema.names)
-    for rows in read(run.postgres, table, columns, since):
-        out.write(rows if landed is None else _not_landed(rows, landed, table))
+    # Closed at once when writing fails, so that no COPY is left running on the connection.
+    with closing(read(run.postgres, table, columns, since)) as blocks:
+        for rows in blocks:
+            out.write(rows if landed is None else _not_landed(rows, landed, table))
 
 
 def describe(connection: psycopg.Connection, table: TableConfig) -> list[Column]:
@@ -183,10 +186,11 @@ def read(
         order=sql.SQL(", ").join(map(sql.Identifier, (table.cursor, *table.key))),
     )
     with connection.cursor() as cursor, cursor.copy(query) as copy:
-        stream = io.BufferedReader(_CopyStream(copy), BLOCK_BYTES)
-        if not stream.peek(1):
-            return
+        source = _CopyStream(copy)
+        stream = io.BufferedReader(source, BLOCK_BYTES)
         try:
+            if not stream.peek(1):
+                return
             blocks = pacsv.open_csv(
                 stream,
                 read_options=pacsv.ReadOptions(
@@ -206,6 +210,8 @@ def read(
                 yield _to_lake_types(pa.table(block), columns)
         except pa.ArrowInvalid as error:
             raise IngestionError(f"{table.name}: {_conversion_problem(str(error), columns)}") from None
+        finally:
+            source.stop()
 
 
 def _to_lake_types(rows: pa.Table, columns: list[Column]) -> pa.Table:
@@ -245,21 +251,33 @@ def _reason(error: psycopg.Error) -> str:
 
 
 class _CopyStream(io.RawIOBase):
-    """The bytes of a running COPY as a file."""
+    """The bytes of a running COPY as a file, until `stop`.
+
+    pyarrow reads ahead in a thread of its own, also after it has failed: once the connection is used for
+    something else, no read may reach it any more.
+    """
 
     def __init__(self, copy: psycopg.Copy) -> None:
         super().__init__()
         self._copy = copy
+        self._lock = threading.Lock()
+        self._stopped = False
         self._rest = memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
+    def stop(self) -> None:
+        """Be at the end from now on; a read under way is waited for."""
+        with self._lock:
+            self._stopped = True
+
     def readinto(self, buffer: memoryview) -> int:
         filled = 0
         while filled < len(buffer):
             if not self._rest:
-                self._rest = memoryview(self._copy.read())
+                with self._lock:
+                    self._rest = memoryview(b"" if self._stopped else self._copy.read())
                 if not self._rest:
                     break
             taken = min(len(self._rest), len(buffer) - filled)

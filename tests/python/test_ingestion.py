@@ -1,5 +1,6 @@
 """PostgreSQL and the event log to Parquet: exact, complete, repeatable, and readable errors."""
 
+import errno
 import gzip
 import hashlib
 import json
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import duckdb
 import psycopg
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, Pipeline
@@ -23,7 +25,7 @@ from pydantic import SecretStr
 
 from ingestion.config import TableConfig
 from ingestion.errors import IngestionError
-from ingestion.lake import MANIFEST_KEY, Lake
+from ingestion.lake import MANIFEST_KEY, BatchWriter, Lake
 from ingestion.run import Landed, run
 from ingestion.settings import Settings
 from sandbox.postgres import Postgres
@@ -261,6 +263,30 @@ def test_a_table_that_breaks_in_the_middle_does_not_stop_the_others(
         if part in r.error
     ] == ["column amount", "cannot convert infinity", "permission denied"]
     assert (results[3].error, results[3].rows) == (None, 1)
+
+
+def test_a_disk_that_fails_in_the_middle_does_not_stop_the_others(
+    database: psycopg.Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The full disk is simulated: a real one cannot be had without a file system of one's own."""
+    database.execute("create table app.fine (id bigint primary key, updated_at timestamptz)")
+    database.execute("insert into app.fine values (1, now())")
+    database.execute(
+        "insert into app.things (id, name, updated_at) select i, repeat('x', 90), now()"
+        " from generate_series(1, 400000) as i"
+    )
+    fine = TableConfig("app", "fine", "postgres", ("id",), "updated_at", options={"schema": "app"})
+
+    def full(writer: BatchWriter, rows: pa.Table) -> None:
+        if writer.table is THINGS:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(writer, rows)
+
+    write = BatchWriter.write
+    monkeypatch.setattr(BatchWriter, "write", full)
+    results = land(settings, THINGS, fine)
+    assert "No space left on device" in results[0].error
+    assert (results[1].error, results[1].rows) == (None, 1)
 
 
 def test_columns_that_come_and_go_leave_the_next_run_working(

@@ -1,7 +1,6 @@
 """The path as a whole: what PostgreSQL holds is in the lake, what the lake holds is in the warehouse."""
 
 import json
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from ingestion.config import TableConfig, load_sources
 
 APP_TABLES = [t for t in load_sources() if t.kind == "postgres"]
 LANDING = "_batch_id, _extracted_at"
+WITHOUT_TESTS = ("--exclude-resource-type", "test", "unit_test")
 
 
 @pytest.fixture(scope="session", params=["synthetic", "berka"])
@@ -129,48 +129,30 @@ def compare_warehouses(
     return result
 
 
-@pytest.fixture
-def rebuild(two_days: TwoDays) -> Callable[..., Path]:
+def rebuild(pipeline: Pipeline, name: str, **settings: str) -> Path:
     """Build the whole warehouse again from the lake, elsewhere."""
-
-    def build(name: str, **settings: str) -> Path:
-        pipeline = two_days.pipeline
-        warehouse = pipeline.folder / f"warehouse_{name}.duckdb"
-        warehouse.unlink(missing_ok=True)
-        done = pipeline.try_run(
-            str(DBT),
-            "build",
-            "--exclude-resource-type",
-            "test",
-            "unit_test",
-            WAREHOUSE=str(warehouse),
-            **settings,
-        )
-        assert done.returncode == 0, done.stdout
-        return warehouse
-
-    return build
+    warehouse = pipeline.folder / f"warehouse_{name}.duckdb"
+    pipeline.run(str(DBT), "build", *WITHOUT_TESTS, WAREHOUSE=str(warehouse), **settings)
+    return warehouse
 
 
-def test_two_increments_equal_one_full_build(two_days: TwoDays, rebuild: Callable[..., Path]) -> None:
-    again = rebuild("in_full")
+def test_two_increments_equal_one_full_build(two_days: TwoDays) -> None:
+    again = rebuild(two_days.pipeline, "in_full")
     compared = compare_warehouses(two_days.day2.warehouse, again, ("staging", "intermediate", "marts"))
     assert {name: counts for name, counts in compared.items() if counts != (0, 0)} == {}
 
 
-def test_a_build_as_of_the_first_day_gives_the_first_day(
-    two_days: TwoDays, rebuild: Callable[..., Path]
-) -> None:
-    again = rebuild("as_of_first", AS_OF_DATE=two_days_dates(two_days)[0])
-    compared = compare_warehouses(two_days.day1.warehouse, again, ("staging", "intermediate", "marts"))
+def test_a_build_as_of_the_first_day_gives_the_first_day(synthetic: TwoDays) -> None:
+    again = rebuild(synthetic.pipeline, "as_of_first", AS_OF_DATE=two_days_dates(synthetic)[0])
+    compared = compare_warehouses(synthetic.day1.warehouse, again, ("staging", "intermediate", "marts"))
     assert {name: counts for name, counts in compared.items() if counts != (0, 0)} == {}
 
 
-def test_building_twice_changes_nothing(two_days: TwoDays) -> None:
-    two_days.pipeline.dbt("build", "--exclude-resource-type", "test", "unit_test")
+def test_building_twice_changes_nothing(synthetic: TwoDays) -> None:
+    synthetic.pipeline.dbt("build", *WITHOUT_TESTS)
     compared = compare_warehouses(
-        two_days.day2.warehouse,
-        two_days.pipeline.warehouse,
+        synthetic.day2.warehouse,
+        synthetic.pipeline.warehouse,
         ("staging", "intermediate", "marts", "snapshots"),
     )
     assert {name: counts for name, counts in compared.items() if counts != (0, 0)} == {}

@@ -178,25 +178,25 @@ def _build(dbt: subprocess.Popen) -> None:
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("dbt build", total=None)
         for line in dbt.stdout:
-            event = _event(line)
-            data, info = event.get("data", {}), event.get("info", {})
-            if info.get("name", "").endswith("Result") and "total" in data:
-                progress.update(bar, advance=1, total=data["total"])
-            elif info.get("name") == "BuildingCatalog":
-                progress.update(bar, description="dbt docs")
-            if info.get("level") == "error":
-                problems.append(info.get("msg", ""))
+            said = _said(line)
+            if "total" in said:
+                progress.update(bar, advance=1, total=said["total"])
+            elif "step" in said:
+                progress.update(bar, description=said["step"])
+            elif "error" in said:
+                problems.append(said["error"])
     if dbt.wait():
         for problem in problems:
             print(problem, file=sys.stderr)
-        Console(stderr=True).print("[red]error:[/red] dbt failed; its log is logs/dbt.log", highlight=False)
+        again = "`dbt build --profiles-dir profiles` builds again with all that dbt has to say"
+        Console(stderr=True).print(f"[red]error:[/red] dbt failed; {again}", highlight=False, soft_wrap=True)
         raise StepFailed
     console.print(
         f"[bold]Built[/bold] warehouse and docs with dbt in {time.monotonic() - began:.1f} s", highlight=False
     )
 
 
-def _event(line: str) -> dict:
+def _said(line: str) -> dict:
     try:
         return json.loads(line)
     except ValueError:

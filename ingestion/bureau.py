@@ -96,7 +96,10 @@ def extract(table: TableConfig, run: Run, out: BatchWriter) -> None:
             run.progress(f"{asked:,} of {len(subjects):,} people asked")
             pages += [_to_table(page, batch, service) for page in _pages(service, batch)]
             asked += len(batch)
-    rows = _not_landed(pa.concat_tables(pages), landed)
+    answered = pa.concat_tables(pages)
+    rows = _not_landed(answered, landed)
+    out.extracted += answered.num_rows
+    out.skip(answered.num_rows - rows.num_rows)
     out.write(rows.sort_by([("queried_at", "ascending"), ("cpf", "ascending")]))
 
 

@@ -91,7 +91,9 @@ def extract(table: TableConfig, run: Run, out: BatchWriter) -> None:
                 files[name] = digest
         if fresh:
             run.progress(f"{len(files)} files")
-            out.write(_parse(table, fresh))
+            events = _parse(table, fresh)
+            out.extracted += events.num_rows
+            out.write(events)
 
 
 def _parse(table: TableConfig, files: dict[str, bytes]) -> pa.Table:

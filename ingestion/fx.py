@@ -72,7 +72,10 @@ def extract(table: TableConfig, run: Run, out: BatchWriter) -> None:
                 if row is None:
                     raise service.unexpected(f"with something that is no bulletin of {currency}")
                 key = tuple(row[c] for c in KEY)
-                if key not in known:
+                out.extracted += 1
+                if key in known:
+                    out.skip(1)
+                else:
                     known.add(key)
                     rows.append(row)
     order = [(c, "ascending") for c in ("quoted_at", "currency", "bulletin")]

@@ -6,7 +6,11 @@ that could disagree with the data; watermarks are read back from committed foote
 
     LAKE/lakehouse.json                                             which world this lake belongs to
     LAKE/raw/<source>/<table>/extract_date=YYYY-MM-DD/<batch>.parquet
+    LAKE/dead_letter/<source>/<table>/extract_date=YYYY-MM-DD/<batch>.parquet
     LAKE/.partial/                                                  files being written, never read
+
+Dead letters are published before their batch, and count once the batch's manifest names them: what a run
+that died in between left there is replaced by the next run, which has the same batch id.
 """
 
 import fcntl
@@ -17,6 +21,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from types import TracebackType
@@ -38,8 +43,40 @@ LANDING_FIELDS = [
     pa.field("_source_deleted", pa.bool_(), nullable=False),
 ]
 ROW_GROUP_ROWS = 128 * 1024
+DEAD_LETTER_SCHEMA = pa.schema(
+    [
+        ("dead_letter_id", pa.string()),
+        ("table", pa.string()),
+        ("origin", pa.string()),
+        ("reason", pa.string()),
+        ("payload", pa.string()),
+        ("attempts", pa.int32()),
+        ("first_seen_at", TIMESTAMP),
+        ("last_tried_at", TIMESTAMP),
+        ("outcome", pa.string()),
+    ]
+)
+LETTERS_AT_ONCE = 10_000
 _DAY_FOLDER = re.compile(r"^extract_date=\d{4}-\d{2}-\d{2}$")
 _BATCH_FILE = re.compile(r"^\d{8}\.parquet$")
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A record that could not be landed, as the source gave it.
+
+    `dead_letter_id` is the same for equal table, origin and payload; `outcome` is `open` or `replayed`.
+    """
+
+    dead_letter_id: str
+    table: str
+    origin: str
+    reason: str
+    payload: str
+    attempts: int
+    first_seen_at: datetime
+    last_tried_at: datetime
+    outcome: str
 
 
 class Lake:
@@ -144,6 +181,16 @@ class Lake:
             files, columns, duckdb.ColumnExpression(table.cursor) >= duckdb.ConstantExpression(since)
         )
 
+    def dead_letters(self, source: str, table: str) -> list[DeadLetter]:
+        """The records of a table that could not be landed and wait for `replay`, oldest first."""
+        latest: dict[str, DeadLetter] = {}
+        for path in self.batches(source, table):
+            letters = self.root.joinpath("dead_letter", *path.relative_to(self.root / "raw").parts)
+            if letters.exists() and read_manifest(path)["dead_letters"]:
+                for record in pq.read_table(letters, partitioning=None).to_pylist():
+                    latest[record["dead_letter_id"]] = DeadLetter(**record)
+        return [letter for letter in latest.values() if letter.outcome == "open"]
+
     @staticmethod
     def _select(files: list[Path], columns: list[str], where: duckdb.Expression | None = None) -> pa.Table:
         if not files:
@@ -183,6 +230,9 @@ class BatchWriter:
     finds nothing new adds nothing. Rows are given exactly as `schema`; the landing columns are added here.
     `watermark_from` is the highest cursor landed before this batch (None before the first); `extra` takes
     what a source wants to keep in the manifest.
+
+    A source counts in `extracted` every record it got, and gives each of them one fate: `write`, `skip` or
+    `reject`. The commit refuses a batch where these do not add up.
     """
 
     def __init__(
@@ -190,16 +240,13 @@ class BatchWriter:
     ) -> None:
         self.table = table
         self.schema = schema
+        self.extracted = 0
         self.rows = 0
+        self.skipped = 0
+        self.rejected = 0
         self.extra: dict[str, Any] = {}
-        self.path = (
-            lake.root
-            / "raw"
-            / table.source
-            / table.table
-            / f"extract_date={extract_date.isoformat()}"
-            / f"{batch_id}.parquet"
-        )
+        place = Path(table.source, table.table, f"extract_date={extract_date.isoformat()}")
+        self.path = lake.root / "raw" / place / f"{batch_id}.parquet"
         self.published = False
         self._lake = lake
         self._batch_id = batch_id
@@ -210,11 +257,15 @@ class BatchWriter:
         self.watermark_from = datetime.fromisoformat(before) if before else None
         self._cursor_max: datetime | None = None
         self._pending: list[pa.Table] = []
-        self._partial = lake.root / ".partial" / f"{table.name}.{batch_id}"
-        self._sink = _HashingFile(self._partial)
-        self._writer = pq.ParquetWriter(
-            pa.PythonFile(self._sink, mode="w"), pa.schema([*schema, *LANDING_FIELDS]), compression="zstd"
+        partial = lake.root / ".partial" / f"{table.name}.{batch_id}"
+        self._data = _ParquetFile(partial, self.path, pa.schema([*schema, *LANDING_FIELDS]))
+        self._letters = _ParquetFile(
+            partial.with_name(f"{partial.name}.dead_letter"),
+            lake.root / "dead_letter" / place / f"{batch_id}.parquet",
+            DEAD_LETTER_SCHEMA,
         )
+        self._pending_letters: list[DeadLetter] = []
+        self._known_letters: dict[str, DeadLetter] | None = None
 
     def write(self, rows: pa.Table) -> None:
         """Add rows; their schema is the table's, whole row groups go to disk at once."""
@@ -228,6 +279,56 @@ class BatchWriter:
         if sum(t.num_rows for t in self._pending) >= ROW_GROUP_ROWS:
             self._flush()
 
+    def skip(self, records: int) -> None:
+        """Count records that have landed before with equal content."""
+        self.skipped += records
+
+    def reject(self, payload: str, reason: str, *, origin: str) -> None:
+        """Put one record, as the source gave it, among the dead letters.
+
+        Args:
+            payload: the record as text (JSON where it has fields); it may hold personal data.
+            reason: what is wrong with it, without a value of it.
+            origin: where it is found again: its key as JSON, or file and line. Also without personal data.
+
+        A record that is among them already, with equal origin and payload, counts as skipped.
+        """
+        identity = "\0".join((self.table.name, origin, payload))
+        letter_id = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
+        if self._known_letters is None:
+            letters = self._lake.dead_letters(self.table.source, self.table.table)
+            self._known_letters = {letter.dead_letter_id: letter for letter in letters}
+        if letter_id in self._known_letters:
+            self.skipped += 1
+            return
+        self.rejected += 1
+        letter = DeadLetter(
+            letter_id, self.table.name, origin, reason, payload, 1, self._started_at, self._started_at, "open"
+        )
+        self._known_letters[letter_id] = letter
+        self._post(letter)
+
+    def reject_again(self, letter: DeadLetter, reason: str) -> None:
+        """Keep a dead letter that a replay could not land, with one attempt more."""
+        self.rejected += 1
+        tried = {"attempts": letter.attempts + 1, "last_tried_at": self._started_at}
+        self._post(replace(letter, reason=reason, **tried))
+
+    def retire(self, letter: DeadLetter) -> None:
+        """Note that a dead letter has landed, in this batch or before: it is open no more."""
+        tried = {"attempts": letter.attempts + 1, "last_tried_at": self._started_at}
+        self._post(replace(letter, outcome="replayed", **tried))
+
+    def _post(self, letter: DeadLetter) -> None:
+        self._pending_letters.append(letter)
+        if len(self._pending_letters) >= LETTERS_AT_ONCE:
+            self._flush_letters()
+
+    def _flush_letters(self) -> None:
+        records = [asdict(letter) for letter in self._pending_letters]
+        self._pending_letters = []
+        self._letters.write(pa.Table.from_pylist(records, DEAD_LETTER_SCHEMA))
+
     def _flush(self) -> None:
         rows = pa.concat_tables(self._pending)
         self._pending = []
@@ -239,7 +340,7 @@ class BatchWriter:
         )
         for field, values in zip(LANDING_FIELDS, landing, strict=True):
             rows = rows.append_column(field, values)
-        self._writer.write_table(rows.cast(self._writer.schema), row_group_size=ROW_GROUP_ROWS)
+        self._data.write(rows)
 
     def __enter__(self) -> "BatchWriter":
         return self
@@ -251,33 +352,39 @@ class BatchWriter:
             if kind is None:
                 self._commit()
         finally:
-            self._partial.unlink(missing_ok=True)
-            self._writer.close()
-            self._sink.close()
+            self._data.discard()
+            self._letters.discard()
 
     def _commit(self) -> None:
+        fates = self.rows + self.skipped + self.rejected
+        if self.extracted != fates:
+            raise IngestionError(
+                f"{self.table.name}: {self.extracted} records were extracted, but {self.rows} written,"
+                f" {self.skipped} skipped and {self.rejected} dead-lettered; nothing was landed: this is a"
+                f" defect of the source's module `{self.table.kind}`"
+            )
+        if self._pending_letters:
+            self._flush_letters()
+        letters = self._letters.rows
         if (
             self.rows == 0
+            and letters == 0
             and self._previous
             and self._previous["extract_date"] == self._extract_date.isoformat()
         ):
             return
-        if self.rows == 0 and self._previous is None and not self.table.may_be_empty:
+        if self.extracted == 0 and self._previous is None and not self.table.may_be_empty:
             raise IngestionError(
                 f"{self.table.name} has no rows; if that is right, say may_be_empty: true in sources.yml"
             )
         if self._pending:
             self._flush()
-        self._writer.add_key_value_metadata({MANIFEST_KEY.decode(): json.dumps(self._manifest())})
-        self._writer.close()
-        self._sink.sync()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # The lake's lock is held, so nobody else can be publishing the same name.
-        self._partial.rename(self.path)
-        _sync_folder(self.path.parent)
+        if letters:
+            self._letters.publish({"batch_id": self._batch_id})
+        self._data.publish(self._manifest(letters))
         self.published = True
 
-    def _manifest(self) -> dict[str, Any]:
+    def _manifest(self, letters: int) -> dict[str, Any]:
         watermark_to = max(filter(None, (self.watermark_from, self._cursor_max)), default=None)
         described = "\n".join(f"{f.name} {f.type}" for f in self.schema)
         return {
@@ -287,16 +394,67 @@ class BatchWriter:
             "table": self.table.table,
             "extract_date": self._extract_date.isoformat(),
             "rows": self.rows,
+            "extracted": self.extracted,
+            "skipped": self.skipped,
+            "rejected": self.rejected,
+            # Rows of the dead-letter file beside: rejected records, and those that a replay retired.
+            "dead_letters": letters,
             "watermark_from": self.watermark_from and self.watermark_from.astimezone(UTC).isoformat(),
             "watermark_to": watermark_to and watermark_to.astimezone(UTC).isoformat(),
             "schema_fingerprint": hashlib.sha256(described.encode()).hexdigest(),
+            "started_at": self._started_at.isoformat(),
+            **self.extra,
+        }
+
+
+class _ParquetFile:
+    """A Parquet file that appears under its name in one step, with a manifest in its footer."""
+
+    def __init__(self, partial: Path, path: Path, schema: pa.Schema) -> None:
+        self.rows = 0
+        self._partial = partial
+        self._path = path
+        self._schema = schema
+        self._sink: _HashingFile | None = None
+        self._writer: pq.ParquetWriter | None = None
+
+    def write(self, rows: pa.Table) -> None:
+        """Add rows as whole row groups."""
+        self._open().write_table(rows.cast(self._schema), row_group_size=ROW_GROUP_ROWS)
+        self.rows += rows.num_rows
+
+    def publish(self, manifest: dict[str, Any]) -> None:
+        """Make the file durable and visible; `manifest` gets the checksum of its content and the time."""
+        writer = self._open()
+        manifest = {
+            **manifest,
             # sha256 of the file's first `data_bytes` bytes, everything before the footer.
             "content_checksum": f"sha256:{self._sink.digest.hexdigest()}",
             "data_bytes": self._sink.size,
-            "started_at": self._started_at.isoformat(),
             "finished_at": datetime.now(UTC).isoformat(),
-            **self.extra,
         }
+        writer.add_key_value_metadata({MANIFEST_KEY.decode(): json.dumps(manifest)})
+        writer.close()
+        self._sink.sync()
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # The lake's lock is held, so nobody else can be publishing the same name.
+        self._partial.rename(self._path)
+        _sync_folder(self._path.parent)
+
+    def discard(self) -> None:
+        """Close the file, and remove it if it was not published."""
+        if self._writer:
+            self._partial.unlink(missing_ok=True)
+            self._writer.close()
+            self._sink.close()
+
+    def _open(self) -> pq.ParquetWriter:
+        if self._writer is None:
+            self._sink = _HashingFile(self._partial)
+            self._writer = pq.ParquetWriter(
+                pa.PythonFile(self._sink, mode="w"), self._schema, compression="zstd"
+            )
+        return self._writer
 
 
 class _HashingFile(io.RawIOBase):

@@ -112,7 +112,10 @@ def extract(table: TableConfig, run: Run, out: BatchWriter) -> None:
     # Closed at once when writing fails, so that no COPY is left running on the connection.
     with closing(read(run.postgres, table, columns, since)) as blocks:
         for rows in blocks:
-            out.write(rows if landed is None else _not_landed(rows, landed, table))
+            out.extracted += rows.num_rows
+            new = rows if landed is None else _not_landed(rows, landed, table)
+            out.skip(rows.num_rows - new.num_rows)
+            out.write(new)
 
 
 def describe(connection: psycopg.Connection, table: TableConfig) -> list[Column]:

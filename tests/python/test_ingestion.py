@@ -467,6 +467,8 @@ def test_event_files_land_once_and_late_ones_on_the_day_they_arrive(
         (gzip.compress(json.dumps(event(1, received_at="soon")).encode()), "line 1 has no valid received_at"),
         (gzip.compress(b'{"event_id": "caf\xe9"}'), "cannot be read"),
     ],
+    # The bytes hold the time: as names of tests they would differ between the suite's workers.
+    ids=["not JSON", "truncated", "no time", "not UTF-8"],
 )
 def test_a_broken_event_file_is_named(
     database: psycopg.Connection, settings: Settings, content: bytes, message: str

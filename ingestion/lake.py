@@ -264,6 +264,8 @@ class BatchWriter:
             lake.root / "dead_letter" / place / f"{batch_id}.parquet",
             DEAD_LETTER_SCHEMA,
         )
+        # A lake that cannot be written to is found before anything is read.
+        self._data.open()
         self._pending_letters: list[DeadLetter] = []
         self._known_letters: dict[str, DeadLetter] | None = None
 
@@ -420,12 +422,12 @@ class _ParquetFile:
 
     def write(self, rows: pa.Table) -> None:
         """Add rows as whole row groups."""
-        self._open().write_table(rows.cast(self._schema), row_group_size=ROW_GROUP_ROWS)
+        self.open().write_table(rows.cast(self._schema), row_group_size=ROW_GROUP_ROWS)
         self.rows += rows.num_rows
 
     def publish(self, manifest: dict[str, Any]) -> None:
         """Make the file durable and visible; `manifest` gets the checksum of its content and the time."""
-        writer = self._open()
+        writer = self.open()
         manifest = {
             **manifest,
             # sha256 of the file's first `data_bytes` bytes, everything before the footer.
@@ -448,7 +450,8 @@ class _ParquetFile:
             self._writer.close()
             self._sink.close()
 
-    def _open(self) -> pq.ParquetWriter:
+    def open(self) -> pq.ParquetWriter:
+        """The writer; the file is made at the first call."""
         if self._writer is None:
             self._sink = _HashingFile(self._partial)
             self._writer = pq.ParquetWriter(

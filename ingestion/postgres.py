@@ -27,7 +27,7 @@ from ingestion.lake import BatchWriter
 from ingestion.postgres_types import Column, column, quoted
 from ingestion.run import Run
 
-BLOCK_BYTES = 16 * 1024 * 1024
+BLOCK_BYTES = 8 * 1024 * 1024
 # The text of dates, intervals and floats does not depend on how the server is set up, a long read does not
 # begin in the middle of the table, and nothing of ours stays on the server for ever.
 SESSION = {
@@ -209,7 +209,9 @@ def describe(connection: psycopg.Connection, table: TableConfig) -> list[Column]
             f"{table.name}: sources.yml names columns that are not there: {', '.join(missing)}"
         )
     if not kinds[table.cursor].startswith(("timestamp", "date")):
-        raise IngestionError(f"{table.name}: the cursor {table.cursor} is no date or timestamp; choose another")
+        raise IngestionError(
+            f"{table.name}: the cursor {table.cursor} is no date or timestamp; choose another"
+        )
     numeric = table.options.get("numeric", "string")
     columns = []
     for name, kind, domain, composite, element in found:
@@ -286,13 +288,16 @@ def read(
 
 
 def _reject(
-    connection: Snapshot, table: TableConfig, columns: list[Column], where: str, expected: int, out: BatchWriter
+    connection: Snapshot,
+    table: TableConfig,
+    columns: list[Column],
+    where: str,
+    expected: int,
+    out: BatchWriter,
 ) -> None:
     """Make dead letters of the rows that `read` left out: the same rows, as PostgreSQL itself finds them."""
     unfit = [c for c in columns if c.unfit]
-    reasons = ", ".join(
-        f"case when {c.unfit} then {_literal(f'{c.name}: {c.reason}')} end" for c in unfit
-    )
+    reasons = ", ".join(f"case when {c.unfit} then {_literal(f'{c.name}: {c.reason}')} end" for c in unfit)
     key = ", ".join(f"{_literal(name)}, {quoted(name)}::text" for name in table.key)
     query = f"""
         select to_json(source_row)::text, concat_ws('; ', {reasons}), json_build_object({key})::text

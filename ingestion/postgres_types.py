@@ -35,9 +35,10 @@ Decoder = Callable[[pa.Array], tuple[pa.Array, Mask]]
 # The driver adds 1970-to-2000 to PostgreSQL's integers; what overflows, as both infinities do, wraps round to
 # before 4713 BC, where PostgreSQL itself has no value.
 _FIRST_DAY = -2_440_588
-_FIRST_MICROSECOND = _FIRST_DAY * 86_400_000_000
-_LAST_TIMESTAMP = "294247-01-10 04:00:54.775807"
+# DuckDB reads the very last microsecond as infinity.
+_LAST_TIMESTAMP = "294247-01-10 04:00:54.775806"
 _DAY = 86_400_000_000
+_MICROSECONDS = (_FIRST_DAY * _DAY, 2**63 - 2)
 # The years 1 to 9999, which every reader of a watermark knows.
 _CURSOR_DAYS = (-719_162, 2_932_896)
 _CURSOR_MICROSECONDS = (-719_162 * _DAY, 2_932_897 * _DAY - 1)
@@ -109,7 +110,7 @@ def _scalar(name: str, source: str, kind: str, cursor: bool, numeric: str) -> Co
         return Column(name, source, pa.date32(), _within(np.int32, *limits), *_finite(source, cursor))
     if found := re.fullmatch(r"timestamp(\(\d\))? (with|without) time zone", kind):
         arrow = TIMESTAMP if found[2] == "with" else pa.timestamp("us")
-        limits = _CURSOR_MICROSECONDS if cursor else (_FIRST_MICROSECOND, None)
+        limits = _CURSOR_MICROSECONDS if cursor else _MICROSECONDS
         unfit, reason = _finite(source, cursor)
         if not cursor:
             unfit = f"({unfit} or {source} > '{_LAST_TIMESTAMP}')"
@@ -141,7 +142,10 @@ def _as_it_is(values: pa.Array) -> tuple[pa.Array, Mask]:
 def _finite(source: str, cursor: bool) -> tuple[str, str]:
     """The condition for a date or timestamp that cannot be held, and its reason."""
     if cursor:
-        return f"({source} < '0001-01-01' or {source} >= '10000-01-01')", "a cursor beyond the years 1 to 9999"
+        return (
+            f"({source} < '0001-01-01' or {source} >= '10000-01-01')",
+            "a cursor beyond the years 1 to 9999",
+        )
     return f"not isfinite({source})", "infinite, or beyond the year 294246"
 
 
@@ -190,7 +194,12 @@ def _numeric(name: str, source: str, decimal: pa.DataType, *, exact: bool) -> Co
     if exact and _fits_int64(decimal):
         unfit = f"{source}::text in ('NaN', 'Infinity', '-Infinity')"
         return Column(
-            name, f"numeric_send({source})", decimal, _from_binary(decimal), unfit, f"no {decimal}: not a number"
+            name,
+            f"numeric_send({source})",
+            decimal,
+            _from_binary(decimal),
+            unfit,
+            f"no {decimal}: not a number",
         )
     pattern = rf"^-?0*[0-9]{{0,{decimal.precision - decimal.scale}}}(\.[0-9]{{0,{decimal.scale}}}0*)?$"
     unfit = f"{source}::text !~ '{pattern}'"
@@ -301,7 +310,12 @@ def _list(name: str, source: str, kind: str, numeric: str) -> Column:
     def decode(values: pa.Array) -> tuple[pa.Array, Mask]:
         elements, bad = element.decode(values.values)
         lists = pa.Array.from_buffers(
-            pa.list_(element.type), len(values), values.buffers()[:2], values.null_count, values.offset, [elements]
+            pa.list_(element.type),
+            len(values),
+            values.buffers()[:2],
+            values.null_count,
+            values.offset,
+            [elements],
         )
         if bad is None:
             return lists, None

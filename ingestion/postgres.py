@@ -23,7 +23,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from ingestion.config import TableConfig
 from ingestion.errors import IngestionError
-from ingestion.lake import BatchWriter
+from ingestion.lake import TIMESTAMP, BatchWriter, moments
 from ingestion.postgres_types import Column, column, quoted
 from ingestion.run import Run
 
@@ -162,18 +162,22 @@ def extract(table: TableConfig, run: Run, out: BatchWriter) -> None:
 
     The first run reads everything. Later ones read from `overlap_seconds` before the watermark, so that
     rows whose transaction committed late are found, and leave out what has landed with equal content. Rows
-    that the lake cannot hold become dead letters.
+    without a cursor are compared on every run. Rows that the lake cannot hold become dead letters.
 
     Raises:
         IngestionError: the table or a column of it cannot be landed.
     """
     columns = describe(run.postgres, table)
+    cursor = quoted(table.cursor)
     where = "true"
-    landed = None
+    landed = []
     if out.watermark_from:
         since = out.watermark_from - timedelta(seconds=table.options.get("overlap_seconds", 3600))
-        landed = run.lake.landed_since(table, since, out.schema.names)
-        where = f"{quoted(table.cursor)} >= '{since.astimezone(UTC).isoformat()}'"
+        landed.append(run.lake.landed_since(table, since, out.schema.names))
+        where = f"{cursor} >= '{since.astimezone(UTC).isoformat()}'"
+    if next(c.nullable for c in columns if c.name == table.cursor):
+        landed.append(run.lake.landed_without_cursor(table, out.schema.names))
+        where = f"({where} or {cursor} is null)"
     unfit = 0
     try:
         # Closed at once when writing fails, so that no COPY is left running.
@@ -181,7 +185,7 @@ def extract(table: TableConfig, run: Run, out: BatchWriter) -> None:
             for rows, left_out in blocks:
                 unfit += left_out
                 out.extracted += rows.num_rows + left_out
-                new = rows if landed is None else _not_landed(rows, landed, out.watermark_from, table)
+                new = _not_landed(rows, landed, out.watermark_from, table)
                 out.skip(rows.num_rows - new.num_rows)
                 out.write(new)
         if unfit:
@@ -214,13 +218,14 @@ def describe(connection: psycopg.Connection, table: TableConfig) -> list[Column]
         )
     numeric = table.options.get("numeric", "string")
     columns = []
-    for name, kind, domain, composite, element in found:
+    for name, kind, nullable, domain, composite, element in found:
         policy = numeric if isinstance(numeric, str) else numeric.get(name, "string")
         try:
             columns.append(
                 column(
                     name,
                     kind,
+                    nullable=nullable,
                     domain=domain,
                     composite=composite,
                     element=element,
@@ -238,19 +243,21 @@ def describe(connection: psycopg.Connection, table: TableConfig) -> list[Column]
 # Domains are followed to the type they are based on; an array type is one that its element calls its own.
 CATALOGUE = """
     with recursive resolved as (
-        select a.attnum, a.attname, a.atttypid as type, a.atttypmod as modifier, false as domain
+        select a.attnum, a.attname, a.atttypid as type, a.atttypmod as modifier,
+            not a.attnotnull as nullable, false as domain
         from pg_attribute as a
         join pg_class as c on c.oid = a.attrelid
         join pg_namespace as n on n.oid = c.relnamespace
         where n.nspname = %s and c.relname = %s and a.attnum > 0 and not a.attisdropped
         union all
-        select r.attnum, r.attname, t.typbasetype, t.typtypmod, true
+        select r.attnum, r.attname, t.typbasetype, t.typtypmod, r.nullable, true
         from resolved as r
         join pg_type as t on t.oid = r.type and t.typtype = 'd'
     )
     select
         r.attname,
         format_type(r.type, r.modifier),
+        r.nullable,
         r.domain,
         t.typtype = 'c',
         format_type(e.oid, r.modifier)
@@ -325,15 +332,26 @@ def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _not_landed(rows: pa.Table, landed: pa.Table, watermark: datetime, table: TableConfig) -> pa.Table:
+def _not_landed(
+    rows: pa.Table, landed: list[pa.Table], watermark: datetime | None, table: TableConfig
+) -> pa.Table:
+    """The rows that are in none of `landed`."""
+    if not any(part.num_rows for part in landed):
+        return rows
     import duckdb
+    import pyarrow.compute as pc
 
+    # Nothing beyond the watermark has landed; a null is compared.
+    new = pc.fill_null(pc.greater(moments(rows[table.cursor]), pa.scalar(watermark, TIMESTAMP)), False)
+    old = rows.filter(pc.invert(new))
     with duckdb.connect() as connection:
         connection.execute("set timezone = 'UTC'")
-        connection.register("extracted", rows)
-        connection.register("landed", landed)
-        # `except all` on whole rows: nulls compare equal, a row is left out once per landed copy.
-        left = connection.sql("select * from extracted except all select * from landed").to_arrow_table()
+        for part in landed:
+            connection.register("extracted", old)
+            connection.register("landed", part)
+            # `except all` on whole rows: nulls compare equal, a row is left out once per landed copy.
+            old = connection.sql("select * from extracted except all select * from landed").to_arrow_table()
+    left = pa.concat_tables([old.cast(rows.schema), rows.filter(new)])
     return left.sort_by([(c, "ascending") for c in (table.cursor, *table.key)])
 
 

@@ -21,7 +21,7 @@ A rejected value makes its row a dead letter: nothing is rounded, cut or replace
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -61,6 +61,7 @@ class Column:
     unfit: str | None = None
     reason: str = ""
     guard: str | None = None
+    nullable: bool = True
 
 
 def quoted(name: str) -> str:
@@ -72,6 +73,7 @@ def column(
     name: str,
     kind: str,
     *,
+    nullable: bool = True,
     domain: bool = False,
     composite: bool = False,
     element: str | None = None,
@@ -83,6 +85,7 @@ def column(
     Args:
         name: the column's name.
         kind: its type as `format_type` writes it; of a domain, the type it is based on.
+        nullable: whether it may hold nulls.
         domain: whether the column's own type is a domain over `kind`.
         composite: whether `kind` is a composite type.
         element: of an array, the type of its elements; `kind` is then the array type.
@@ -94,10 +97,12 @@ def column(
     """
     source = quoted(name)
     if element is not None:
-        return _list(name, source, element, numeric)
-    if composite:
-        return Column(name, f"to_json({source})::text", pa.string(), _as_it_is)
-    return _scalar(name, f"{source}::{kind}" if domain else source, kind, cursor, numeric)
+        made = _list(name, source, element, numeric)
+    elif composite:
+        made = Column(name, f"to_json({source})::text", pa.string(), _as_it_is)
+    else:
+        made = _scalar(name, f"{source}::{kind}" if domain else source, kind, cursor, numeric)
+    return replace(made, nullable=nullable)
 
 
 def _scalar(name: str, source: str, kind: str, cursor: bool, numeric: str) -> Column:

@@ -7,33 +7,33 @@ that could disagree with the data; watermarks are read back from committed foote
     LAKE/lakehouse.json                                             which world this lake belongs to
     LAKE/raw/<source>/<table>/extract_date=YYYY-MM-DD/<batch>.parquet
     LAKE/dead_letter/<source>/<table>/extract_date=YYYY-MM-DD/<batch>.parquet
-    LAKE/.partial/                                                  files being written, never read
+    LAKE/audit/batches/<batch>.parquet                              a row per table; see `ingestion.audit`
 
 Dead letters are published before their batch, and count once the batch's manifest names them: what a run
 that died in between left there is replaced by the next run, which has the same batch id.
 """
 
-import fcntl
 import hashlib
 import io
 import json
-import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
-from pathlib import Path
+from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ingestion import audit
 from ingestion.config import TableConfig
 from ingestion.errors import IngestionError
+from ingestion.storage import Storage, Upload, open_storage
 
 MANIFEST_KEY = b"credit_lakehouse.manifest"
 TIMESTAMP = pa.timestamp("us", tz="UTC")
@@ -57,8 +57,9 @@ DEAD_LETTER_SCHEMA = pa.schema(
     ]
 )
 LETTERS_AT_ONCE = 10_000
-_DAY_FOLDER = re.compile(r"^extract_date=\d{4}-\d{2}-\d{2}$")
-_BATCH_FILE = re.compile(r"^\d{8}\.parquet$")
+FOOTERS_AT_ONCE = 16
+MARKER = "lakehouse.json"
+_BATCH_NAME = re.compile(r"raw/[^/]+/[^/]+/extract_date=(\d{4}-\d{2}-\d{2})/(\d{8})\.parquet")
 
 
 @dataclass(frozen=True)
@@ -80,34 +81,29 @@ class DeadLetter:
 
 
 class Lake:
-    """A lake in a local folder; open it with `Lake.open`."""
+    """A lake in a local folder or on S3; open it with `Lake.open`.
 
-    def __init__(self, root: Path, world: str) -> None:
-        self.root = root
+    `root` is how people call the place; files are named by their path below it.
+    """
+
+    def __init__(self, storage: Storage, world: str) -> None:
+        self.storage = storage
+        self.root = storage.url
         self.world = world
+        self._committed: list[dict[str, Any]] = []
 
     @classmethod
     def open(cls, root: str, world: str, source_id: str = "") -> "Lake":
-        """Open the lake at `root`, a folder that is made and marked with its owner when it is new.
+        """Open the lake at `root`, a folder or `s3://bucket/prefix`, marked with its owner when it is new.
 
         `world` and, where it is known, `source_id` say whose data the lake holds.
 
         Raises:
             IngestionError: `root` cannot be a lake of this world and source.
         """
-        if "://" in root:
-            raise IngestionError(
-                f"LAKE={root}: this version lands in a local folder only; set LAKE to a folder"
-            )
-        path = Path(root)
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            marker = path / "lakehouse.json"
-            if not marker.exists():
-                if any(p.name not in (".lock", ".partial") for p in path.iterdir()):
-                    raise IngestionError(f"LAKE={root} is not empty and not a lake; set LAKE to a new folder")
-                _write_atomically(marker, json.dumps({"world": world, "source_id": source_id}) + "\n")
-            owner = json.loads(marker.read_text(encoding="utf-8"))
+            storage = open_storage(root)
+            owner = json.loads(_marker(storage, world, source_id))
             owner_world, owner_source = owner["world"], owner.get("source_id")
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
@@ -122,7 +118,7 @@ class Lake:
             raise IngestionError(
                 f"LAKE={root} was filled from {owner_source}, not {source_id}; set LAKE to another folder"
             )
-        return cls(path, world)
+        return cls(storage, world)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -131,89 +127,118 @@ class Lake:
         Raises:
             IngestionError: another run holds it.
         """
-        with (self.root / ".lock").open("w") as handle:
+        with self.storage.lock():
+            self._committed = []
+            audit.repair(self)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise IngestionError(
-                    f"another run is writing to the lake {self.root}; wait until it has finished"
-                ) from None
-            partial = self.root / ".partial"
-            partial.mkdir(exist_ok=True)
-            for leftover in partial.iterdir():
-                leftover.unlink()
-            yield
+                yield
+            finally:
+                audit.record(self.storage, self._committed)
 
-    def batches(self, source: str, table: str) -> list[Path]:
-        """Committed files of a table, oldest batch first."""
-        folder = self.root / "raw" / source / table
-        files = (p for p in folder.glob("extract_date=*/*.parquet") if _BATCH_FILE.match(p.name))
+    def note(self, batch: dict[str, Any]) -> None:
+        """Keep the audit's row of a batch that was just committed until the lock is let go."""
+        self._committed.append(batch)
+
+    def batches(self, source: str, table: str) -> list[PurePosixPath]:
+        """Committed files of a table below the lake's root, oldest batch first."""
+        return self._batches(f"raw/{source}/{table}")
+
+    def all_batches(self) -> list[PurePosixPath]:
+        """Committed files of all tables, oldest batch first."""
+        return self._batches("raw")
+
+    def _batches(self, folder: str) -> list[PurePosixPath]:
+        files = (PurePosixPath(n) for n in self.storage.names(folder) if _BATCH_NAME.fullmatch(n))
         return sorted(files, key=lambda p: (p.name, p.parent.name))
+
+    def manifest(self, batch: PurePosixPath) -> dict[str, Any]:
+        """The manifest in a committed file's footer.
+
+        Raises:
+            IngestionError: the file is no batch of this lake.
+        """
+        return self.footer(batch)[0]
+
+    def footer(self, batch: PurePosixPath) -> tuple[dict[str, Any], int]:
+        """The manifest of a committed file, and the file's bytes; raises as `manifest`."""
+        try:
+            with self.storage.open(str(batch)) as file:
+                return json.loads(pq.read_metadata(file).metadata[MANIFEST_KEY]), file.seek(0, io.SEEK_END)
+        except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+            raise IngestionError(
+                f"{self.root}/{batch} is not a readable batch ({type(error).__name__});"
+                " move it out of the lake"
+            ) from None
 
     def manifests(self, source: str, table: str) -> list[dict[str, Any]]:
         """Manifests of a table's committed batches, oldest first."""
-        return [read_manifest(path) for path in self.batches(source, table)]
+        files = self.batches(source, table)
+        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as footers:
+            return list(footers.map(self.manifest, files))
 
     def last_manifest(self, source: str, table: str) -> dict[str, Any] | None:
         """Manifest of the newest batch of a table, or None before the first."""
         files = self.batches(source, table)
-        return read_manifest(files[-1]) if files else None
+        return self.manifest(files[-1]) if files else None
 
     def next_batch_id(self) -> str:
         """One more than the highest batch id in the lake: eight digits, the same for all tables of a run."""
-        names = (p.stem for p in self.root.glob("raw/*/*/extract_date=*/*.parquet"))
-        return f"{max((int(n) for n in names if n.isdigit()), default=0) + 1:08d}"
+        # Also of a batch that only the audit knows: whoever lost its file must not see its id again.
+        taken = [*(p.stem for p in self.all_batches()), *audit.batch_ids(self.storage)]
+        return f"{max(map(int, taken), default=0) + 1:08d}"
 
     def read(self, source: str, table: str, columns: list[str]) -> pa.Table:
-        """All committed rows of a table, just these columns, in batch order."""
-        return self._select(self.batches(source, table), columns)
+        """All committed rows of a table, just these columns, in batch order.
+
+        A column that some files lack is null in their rows.
+        """
+        return _concat([self._rows(f, columns) for f in self.batches(source, table)], columns)
 
     def landed_since(self, table: TableConfig, since: datetime, columns: list[str]) -> pa.Table:
-        """Committed rows whose cursor is `since` or later."""
-        files = []
-        for path in reversed(self.batches(table.source, table.table)):
-            watermark = read_manifest(path)["watermark_to"]
+        """Committed rows whose cursor is `since` or later; see `read`."""
+        parts = []
+        for batch in reversed(self.batches(table.source, table.table)):
+            watermark = self.manifest(batch)["watermark_to"]
             # watermark_to never falls from one batch to the next, so nothing older can reach the window.
             if watermark is None or datetime.fromisoformat(watermark) < since:
                 break
-            files.append(path)
-        return self._select(
-            files, columns, duckdb.ColumnExpression(table.cursor) >= duckdb.ConstantExpression(since)
-        )
+            parts.append(self._rows(batch, columns, (table.cursor, since)))
+        return _concat(parts[::-1], columns)
+
+    def _rows(
+        self, batch: PurePosixPath, columns: list[str], since: tuple[str, datetime] | None = None
+    ) -> pa.Table:
+        """Rows of one file, of the columns it has; with `since` those whose cursor is that late.
+
+        Only row groups that can have such rows are fetched.
+        """
+        with self.storage.open(str(batch)) as handle:
+            file = pq.ParquetFile(handle, pre_buffer=True)
+            present = [c for c in columns if c in file.schema_arrow.names]
+            groups = list(range(file.num_row_groups))
+            if since is None:
+                return file.read_row_groups(groups, columns=present)
+            cursor, start = since
+            groups = [g for g in groups if _reaches(file.metadata.row_group(g), cursor, start)]
+            rows = file.read_row_groups(groups, columns=list(dict.fromkeys([*present, cursor])))
+            return rows.filter(pc.greater_equal(rows[cursor], pa.scalar(start, TIMESTAMP))).select(present)
 
     def dead_letters(self, source: str, table: str) -> list[DeadLetter]:
         """The records of a table that could not be landed and wait for `replay`, oldest first."""
         latest: dict[str, DeadLetter] = {}
-        for path in self.batches(source, table):
-            letters = self.root.joinpath("dead_letter", *path.relative_to(self.root / "raw").parts)
-            if letters.exists() and read_manifest(path)["dead_letters"]:
-                for record in pq.read_table(letters, partitioning=None).to_pylist():
-                    latest[record["dead_letter_id"]] = DeadLetter(**record)
+        letters = set(self.storage.names(f"dead_letter/{source}/{table}"))
+        for batch in self.batches(source, table) if letters else ():
+            name = letters_of(batch)
+            if name in letters and self.manifest(batch)["dead_letters"]:
+                with self.storage.open(name) as file:
+                    for record in pq.ParquetFile(file).read().to_pylist():
+                        latest[record["dead_letter_id"]] = DeadLetter(**record)
         return [letter for letter in latest.values() if letter.outcome == "open"]
-
-    @staticmethod
-    def _select(files: list[Path], columns: list[str], where: duckdb.Expression | None = None) -> pa.Table:
-        if not files:
-            return pa.table({c: pa.nulls(0) for c in columns})
-        with duckdb.connect() as connection:
-            connection.execute("set timezone = 'UTC'")
-            rows = connection.read_parquet(
-                [str(f) for f in files], union_by_name=True, hive_partitioning=False
-            )
-            if where is not None:
-                rows = rows.filter(where)
-            # A column the source has got since is null in what landed before.
-            return rows.select(
-                *(
-                    duckdb.ColumnExpression(c) if c in rows.columns else duckdb.SQLExpression("null").alias(c)
-                    for c in columns
-                )
-            ).to_arrow_table()
 
     def last_extract_date(self) -> date | None:
         """The latest extract_date of any table, None in an empty lake."""
-        days = (p.name for p in self.root.glob("raw/*/*/extract_date=*") if _DAY_FOLDER.match(p.name))
-        return max((date.fromisoformat(d.partition("=")[2]) for d in days), default=None)
+        days = (p.parent.name.partition("=")[2] for p in self.all_batches())
+        return max(map(date.fromisoformat, days), default=None)
 
     def begin(
         self, table: TableConfig, schema: pa.Schema, batch_id: str, extract_date: date
@@ -245,8 +270,8 @@ class BatchWriter:
         self.skipped = 0
         self.rejected = 0
         self.extra: dict[str, Any] = {}
-        place = Path(table.source, table.table, f"extract_date={extract_date.isoformat()}")
-        self.path = lake.root / "raw" / place / f"{batch_id}.parquet"
+        day = f"extract_date={extract_date.isoformat()}"
+        self.path = PurePosixPath("raw", table.source, table.table, day, f"{batch_id}.parquet")
         self.published = False
         self._lake = lake
         self._batch_id = batch_id
@@ -257,17 +282,17 @@ class BatchWriter:
         self.watermark_from = datetime.fromisoformat(before) if before else None
         self._cursor_max: datetime | None = None
         self._pending: list[pa.Table] = []
-        partial = lake.root / ".partial" / f"{table.name}.{batch_id}"
-        self._data = _ParquetFile(partial, self.path, pa.schema([*schema, *LANDING_FIELDS]))
-        self._letters = _ParquetFile(
-            partial.with_name(f"{partial.name}.dead_letter"),
-            lake.root / "dead_letter" / place / f"{batch_id}.parquet",
-            DEAD_LETTER_SCHEMA,
-        )
+        self._data = _ParquetFile(lake.storage, str(self.path), pa.schema([*schema, *LANDING_FIELDS]))
+        self._letters = _ParquetFile(lake.storage, letters_of(self.path), DEAD_LETTER_SCHEMA, replace=True)
         # A lake that cannot be written to is found before anything is read.
         self._data.open()
         self._pending_letters: list[DeadLetter] = []
         self._known_letters: dict[str, DeadLetter] | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Size of the published file; 0 when none was published."""
+        return self._data.bytes if self.published else 0
 
     def write(self, rows: pa.Table) -> None:
         """Add rows; their schema is the table's, whole row groups go to disk at once."""
@@ -278,8 +303,9 @@ class BatchWriter:
         highest = pc.max(rows[self.table.cursor]).as_py()
         self._cursor_max = max(filter(None, (self._cursor_max, highest)), default=None)
         self._pending.append(rows)
-        if sum(t.num_rows for t in self._pending) >= ROW_GROUP_ROWS:
-            self._flush()
+        pending = sum(t.num_rows for t in self._pending)
+        if pending >= ROW_GROUP_ROWS:
+            self._flush(pending - pending % ROW_GROUP_ROWS)
 
     def skip(self, records: int) -> None:
         """Count records that have landed before with equal content."""
@@ -331,10 +357,11 @@ class BatchWriter:
         self._pending_letters = []
         self._letters.write(pa.Table.from_pylist(records, DEAD_LETTER_SCHEMA))
 
-    def _flush(self) -> None:
+    def _flush(self, count: int) -> None:
+        """Write the first `count` pending rows."""
         rows = pa.concat_tables(self._pending)
-        self._pending = []
-        count = rows.num_rows
+        self._pending = [rows.slice(count)]
+        rows = rows.slice(0, count)
         landing = (
             pa.repeat(pa.scalar(self._batch_id), count),
             pa.repeat(pa.scalar(self._started_at, TIMESTAMP), count),
@@ -379,12 +406,13 @@ class BatchWriter:
             raise IngestionError(
                 f"{self.table.name} has no rows; if that is right, say may_be_empty: true in sources.yml"
             )
-        if self._pending:
-            self._flush()
+        if pending := sum(t.num_rows for t in self._pending):
+            self._flush(pending)
         if letters:
             self._letters.publish({"batch_id": self._batch_id})
-        self._data.publish(self._manifest(letters))
+        manifest = self._data.publish(self._manifest(letters))
         self.published = True
+        self._lake.note(audit.row(manifest, self.path, self.bytes))
 
     def _manifest(self, letters: int) -> dict[str, Any]:
         watermark_to = max(filter(None, (self.watermark_from, self._cursor_max)), default=None)
@@ -412,60 +440,64 @@ class BatchWriter:
 class _ParquetFile:
     """A Parquet file that appears under its name in one step, with a manifest in its footer."""
 
-    def __init__(self, partial: Path, path: Path, schema: pa.Schema) -> None:
+    def __init__(self, storage: Storage, name: str, schema: pa.Schema, *, replace: bool = False) -> None:
         self.rows = 0
-        self._partial = partial
-        self._path = path
+        self._storage = storage
+        self._name = name
         self._schema = schema
-        self._sink: _HashingFile | None = None
+        self._replace = replace
+        self._sink: _HashingSink | None = None
         self._writer: pq.ParquetWriter | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes written so far."""
+        return self._sink.size if self._sink else 0
 
     def write(self, rows: pa.Table) -> None:
         """Add rows as whole row groups."""
         self.open().write_table(rows.cast(self._schema), row_group_size=ROW_GROUP_ROWS)
         self.rows += rows.num_rows
 
-    def publish(self, manifest: dict[str, Any]) -> None:
-        """Make the file durable and visible; `manifest` gets the checksum of its content and the time."""
+    def publish(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Make the file durable and visible; returns `manifest` with its content's checksum and the time."""
         writer = self.open()
         manifest = {
             **manifest,
-            # sha256 of the file's first `data_bytes` bytes, everything before the footer.
+            # sha256 of the file's first `data_bytes` bytes, everything before indexes and footer.
             "content_checksum": f"sha256:{self._sink.digest.hexdigest()}",
             "data_bytes": self._sink.size,
             "finished_at": datetime.now(UTC).isoformat(),
         }
         writer.add_key_value_metadata({MANIFEST_KEY.decode(): json.dumps(manifest)})
         writer.close()
-        self._sink.sync()
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        # The lake's lock is held, so nobody else can be publishing the same name.
-        self._partial.rename(self._path)
-        _sync_folder(self._path.parent)
+        self._sink.upload.publish()
+        return manifest
 
     def discard(self) -> None:
-        """Close the file, and remove it if it was not published."""
+        """Remove what was written, unless it was published."""
         if self._writer:
-            self._partial.unlink(missing_ok=True)
+            self._sink.upload.discard()
+            self._sink.discarded = True
             self._writer.close()
-            self._sink.close()
 
     def open(self) -> pq.ParquetWriter:
-        """The writer; the file is made at the first call."""
+        """The writer; the file is begun at the first call."""
         if self._writer is None:
-            self._sink = _HashingFile(self._partial)
+            self._sink = _HashingSink(self._storage.create(self._name, replace=self._replace))
             self._writer = pq.ParquetWriter(
-                pa.PythonFile(self._sink, mode="w"), self._schema, compression="zstd"
+                pa.PythonFile(self._sink, mode="w"), self._schema, compression="zstd", write_page_index=True
             )
         return self._writer
 
 
-class _HashingFile(io.RawIOBase):
-    """A file that keeps the SHA-256 and the count of the bytes written to it."""
+class _HashingSink(io.RawIOBase):
+    """Hands bytes on to an upload, and keeps their SHA-256 and count."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, upload: Upload) -> None:
         super().__init__()
-        self._file = path.open("wb")
+        self.upload = upload
+        self.discarded = False
         self.digest = hashlib.sha256()
         self.size = 0
 
@@ -473,53 +505,61 @@ class _HashingFile(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
+        if self.discarded:  # a writer that is closed still wants to write its footer
+            return len(data)
         self.digest.update(data)
         self.size += len(data)
-        return self._file.write(data)
+        return self.upload.write(data)
 
     def tell(self) -> int:
         return self.size
 
-    def sync(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
 
-    def close(self) -> None:
-        # pyarrow closes its sink with the writer, before the bytes are known to be on disk.
-        if not self._file.closed and not self.closed:
-            self.sync()
-            self._file.close()
-        super().close()
+def letters_of(batch: PurePosixPath) -> str:
+    """The name of the dead letters that belong to a batch."""
+    return str(PurePosixPath("dead_letter").joinpath(*batch.parts[1:]))
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest in a committed file's footer.
-
-    Raises:
-        IngestionError: the file is no batch of this lake.
-    """
+def _marker(storage: Storage, world: str, source_id: str) -> bytes:
+    """The lake's mark, which is made in a new place."""
     try:
-        return json.loads(pq.read_metadata(path).metadata[MANIFEST_KEY])
-    except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
-        raise IngestionError(
-            f"{path} is not a readable batch ({type(error).__name__}); move it out of the lake"
-        ) from None
+        return storage.read(MARKER)
+    except FileNotFoundError:
+        if not storage.is_new():
+            raise IngestionError(
+                f"LAKE={storage.url} is not empty and not a lake; set LAKE to a new folder"
+            ) from None
+    storage.put(MARKER, (json.dumps({"world": world, "source_id": source_id}) + "\n").encode())
+    return storage.read(MARKER)
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    folder = path.parent / ".partial"
-    folder.mkdir(exist_ok=True)
-    partial = folder / f"{path.name}.{os.getpid()}"
-    with partial.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    partial.rename(path)
+def _reaches(group: pq.RowGroupMetaData, cursor: str, since: datetime) -> bool:
+    """Whether a row group can have rows whose cursor is `since` or later."""
+    for number in range(group.num_columns):
+        column = group.column(number)
+        if column.path_in_schema == cursor:
+            known = column.statistics
+            return known is None or not known.has_min_max or known.max >= since
+    return False
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _concat(parts: list[pa.Table], columns: list[str]) -> pa.Table:
+    """Parts under each other, with exactly these columns; a type that has changed becomes the wider one."""
+    fields = [f for part in parts for f in part.schema]
+    for name in {f.name for f in fields}:
+        try:
+            pa.unify_schemas([pa.schema([f]) for f in fields if f.name == name], promote_options="permissive")
+        except (pa.ArrowTypeError, pa.ArrowInvalid):
+            parts = [_as_text(part, name) for part in parts]
+    rows = pa.concat_tables(parts, promote_options="permissive") if parts else pa.table({})
+    for name in columns:
+        if name not in rows.column_names:
+            rows = rows.append_column(name, pa.nulls(rows.num_rows))
+    return rows.select(columns)
+
+
+def _as_text(rows: pa.Table, name: str) -> pa.Table:
+    if name not in rows.column_names:
+        return rows
+    number = rows.column_names.index(name)
+    return rows.set_column(number, name, rows[name].cast(pa.string()))

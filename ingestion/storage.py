@@ -414,8 +414,8 @@ class _Lease:
         """Raise IngestionError unless the lease is still held."""
         if time.monotonic() >= self._valid_until:
             raise IngestionError(
-                f"this run lost its hold of the lake {self._storage.url}: S3 did not answer in time, or another"
-                " run took over; what it had not published yet was not published: run again"
+                f"this run lost its hold of the lake {self._storage.url} (S3 did not answer in time,"
+                " or another run took over) and publishes nothing more; run again"
             )
 
     def _take(self) -> None:
@@ -480,14 +480,13 @@ class _S3Upload:
         self._lease = lease
         self._name = name
         self._condition = {} if replace else {"IfNoneMatch": "*"}
-        self._writer = str(uuid.uuid4())
         self._buffer = bytearray()
         self._parts: list[dict[str, Any]] = []
         lease.check()
         with storage.errors(name):
             self._upload = {"Bucket": storage.bucket, "Key": storage.key(name)}
             self._upload["UploadId"] = storage.client.create_multipart_upload(
-                **self._upload, Metadata={"writer": self._writer}, **storage.encryption
+                **self._upload, **storage.encryption
             )["UploadId"]
         self._open = True
 
@@ -499,6 +498,7 @@ class _S3Upload:
         return len(data)
 
     def _send(self) -> None:
+        self._lease.check()
         number, body = len(self._parts) + 1, bytes(self._buffer)
         with self._storage.errors(self._name):
             part = self._storage.client.upload_part(**self._upload, PartNumber=number, Body=body)
@@ -506,31 +506,15 @@ class _S3Upload:
         self._buffer.clear()
 
     def publish(self) -> None:
-        from botocore.exceptions import BotoCoreError, ClientError
-
         if self._buffer:
             self._send()
         # After this line another run may take over, but not without ending this very upload first.
         self._lease.check()
         with self._storage.errors(self._name):
-            try:
-                self._storage.client.complete_multipart_upload(
-                    **self._upload, MultipartUpload={"Parts": self._parts}, **self._condition
-                )
-            except (ClientError, BotoCoreError):
-                # The answer to a request that succeeded may have been lost.
-                if not self._is_published():
-                    raise
+            self._storage.client.complete_multipart_upload(
+                **self._upload, MultipartUpload={"Parts": self._parts}, **self._condition
+            )
         self._open = False
-
-    def _is_published(self) -> bool:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            found = self._storage.client.head_object(Bucket=self._storage.bucket, Key=self._upload["Key"])
-        except (ClientError, BotoCoreError):
-            return False
-        return found["Metadata"].get("writer") == self._writer
 
     def discard(self) -> None:
         if self._open:

@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 
 from ingestion import audit
 from ingestion.config import TableConfig
-from ingestion.errors import IngestionError
+from ingestion.errors import ConfigurationError, IngestionError
 from ingestion.storage import Storage, Upload, open_storage
 
 MANIFEST_KEY = b"credit_lakehouse.manifest"
@@ -99,7 +99,7 @@ class Lake:
         `world` and, where it is known, `source_id` say whose data the lake holds.
 
         Raises:
-            IngestionError: `root` cannot be a lake of this world and source.
+            ConfigurationError: `root` cannot be a lake of this world and source.
         """
         try:
             storage = open_storage(root)
@@ -107,15 +107,15 @@ class Lake:
             owner_world, owner_source = owner["world"], owner.get("source_id")
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
-            raise IngestionError(
+            raise ConfigurationError(
                 f"LAKE={root} cannot be used: {reason}; set LAKE to a writable folder"
             ) from None
         if owner_world != world:
-            raise IngestionError(
+            raise ConfigurationError(
                 f"LAKE={root} belongs to the world {owner_world}, not {world}; set LAKE to another folder"
             )
         if source_id and owner_source and owner_source != source_id:
-            raise IngestionError(
+            raise ConfigurationError(
                 f"LAKE={root} was filled from {owner_source}, not {source_id}; set LAKE to another folder"
             )
         return cls(storage, world)
@@ -125,7 +125,7 @@ class Lake:
         """Hold the lake for one writer; leftovers of a writer that died are cleared first.
 
         Raises:
-            IngestionError: another run holds it.
+            LakeBusy: another run holds it.
         """
         with self.storage.lock():
             self._committed = []
@@ -195,15 +195,21 @@ class Lake:
         return _concat([self._rows(f, columns) for f in self.batches(source, table)], columns)
 
     def landed_since(self, table: TableConfig, since: datetime, columns: list[str]) -> pa.Table:
-        """Committed rows whose cursor is `since` or later; see `read`."""
+        """The landed records whose cursor is `since` or later: the newest version of each, none deleted."""
+        needed = [*columns, *table.key, "_batch_id", "_source_deleted"]
         parts = []
         for batch in reversed(self.batches(table.source, table.table)):
-            watermark = self.manifest(batch)["watermark_to"]
-            # watermark_to never falls from one batch to the next, so nothing older can reach the window.
-            if watermark is None or datetime.fromisoformat(watermark) < since:
+            highest = _cursor_max(self.manifest(batch))
+            # cursor_max never falls from one batch to the next, so nothing older can reach the window.
+            if highest is None or datetime.fromisoformat(highest) < since:
                 break
-            parts.append(self._rows(batch, columns, (table.cursor, since)))
-        return _concat(parts[::-1], columns)
+            parts.append(self._rows(batch, needed, (table.cursor, since)))
+        rows = _concat(parts[::-1], list(dict.fromkeys(needed)))
+        if len(parts) > 1:
+            rows = _newest(rows, table.key)
+        return (
+            rows.filter(pc.invert(rows["_source_deleted"])).select(columns) if parts else rows.select(columns)
+        )
 
     def _rows(
         self, batch: PurePosixPath, columns: list[str], since: tuple[str, datetime] | None = None
@@ -214,14 +220,23 @@ class Lake:
         """
         with self.storage.open(str(batch)) as handle:
             file = pq.ParquetFile(handle, pre_buffer=True)
-            present = [c for c in columns if c in file.schema_arrow.names]
+            present = [c for c in dict.fromkeys(columns) if c in file.schema_arrow.names]
             groups = list(range(file.num_row_groups))
             if since is None:
                 return file.read_row_groups(groups, columns=present)
             cursor, start = since
             groups = [g for g in groups if _reaches(file.metadata.row_group(g), cursor, start)]
-            rows = file.read_row_groups(groups, columns=list(dict.fromkeys([*present, cursor])))
-            return rows.filter(pc.greater_equal(rows[cursor], pa.scalar(start, TIMESTAMP))).select(present)
+            rows = file.read_row_groups(groups, columns=list({*present, cursor}))
+            late = pc.greater_equal(pc.cast(rows[cursor], TIMESTAMP), pa.scalar(start, TIMESTAMP))
+            return rows.filter(late).select(present)
+
+    def put_text(self, name: str, text: str) -> None:
+        """Write a small file of the lake whole, in place of what has its name."""
+        self.storage.put(name, text.encode(), replace=True)
+
+    def get_text(self, name: str) -> str:
+        """A small file of the lake; FileNotFoundError where there is none."""
+        return self.storage.read(name).decode()
 
     def dead_letters(self, source: str, table: str) -> list[DeadLetter]:
         """The records of a table that could not be landed and wait for `replay`, oldest first."""
@@ -241,10 +256,16 @@ class Lake:
         return max(map(date.fromisoformat, days), default=None)
 
     def begin(
-        self, table: TableConfig, schema: pa.Schema, batch_id: str, extract_date: date
+        self,
+        table: TableConfig,
+        schema: pa.Schema,
+        batch_id: str,
+        extract_date: date,
+        *,
+        is_increment: bool = True,
     ) -> "BatchWriter":
         """Start a batch; see `BatchWriter`."""
-        return BatchWriter(self, table, schema, batch_id, extract_date)
+        return BatchWriter(self, table, schema, batch_id, extract_date, is_increment)
 
 
 class BatchWriter:
@@ -253,20 +274,30 @@ class BatchWriter:
     Use it as a context manager: leaving it normally commits, leaving it by an error discards. A batch
     without rows is published only when the table has none of this `extract_date` yet, so a rerun that
     finds nothing new adds nothing. Rows are given exactly as `schema`; the landing columns are added here.
-    `watermark_from` is the highest cursor landed before this batch (None before the first); `extra` takes
+    `watermark_from` is where the batches before this one ended (None before the first); `extra` takes
     what a source wants to keep in the manifest.
+
+    A batch that is no increment (`is_increment=False`: a backfill, a replay) did not look at all that came
+    after the watermark: it leaves the watermark where it is, and is never published without a row.
 
     A source counts in `extracted` every record it got, and gives each of them one fate: `write`, `skip` or
     `reject`. The commit refuses a batch where these do not add up.
     """
 
     def __init__(
-        self, lake: Lake, table: TableConfig, schema: pa.Schema, batch_id: str, extract_date: date
+        self,
+        lake: Lake,
+        table: TableConfig,
+        schema: pa.Schema,
+        batch_id: str,
+        extract_date: date,
+        is_increment: bool,
     ) -> None:
         self.table = table
         self.schema = schema
         self.extracted = 0
         self.rows = 0
+        self.deleted = 0
         self.skipped = 0
         self.rejected = 0
         self.extra: dict[str, Any] = {}
@@ -276,6 +307,7 @@ class BatchWriter:
         self._lake = lake
         self._batch_id = batch_id
         self._extract_date = extract_date
+        self._is_increment = is_increment
         self._started_at = datetime.now(UTC)
         self._previous = lake.last_manifest(table.source, table.table)
         before = self._previous and self._previous["watermark_to"]
@@ -294,15 +326,22 @@ class BatchWriter:
         """Size of the published file; 0 when none was published."""
         return self._data.bytes if self.published else 0
 
-    def write(self, rows: pa.Table) -> None:
-        """Add rows; their schema is the table's, whole row groups go to disk at once."""
+    def write(self, rows: pa.Table, deleted: bool = False) -> None:
+        """Add rows; their schema is the table's, whole row groups go to disk at once.
+
+        `deleted` rows are records that the source holds no longer, with the content that landed last.
+        """
         if rows.num_rows == 0:
             return
         rows = rows.cast(self.schema) if rows.schema != self.schema else rows
         self.rows += rows.num_rows
-        highest = pc.max(rows[self.table.cursor]).as_py()
-        self._cursor_max = max(filter(None, (self._cursor_max, highest)), default=None)
-        self._pending.append(rows)
+        self.deleted += rows.num_rows if deleted else 0
+        if self.table.cursor:
+            highest = pc.max(pc.cast(rows[self.table.cursor], TIMESTAMP)).as_py()
+            self._cursor_max = max(filter(None, (self._cursor_max, highest)), default=None)
+        self._pending.append(
+            rows.append_column(LANDING_FIELDS[-1], pa.repeat(pa.scalar(deleted), rows.num_rows))
+        )
         pending = sum(t.num_rows for t in self._pending)
         if pending >= ROW_GROUP_ROWS:
             self._flush(pending - pending % ROW_GROUP_ROWS)
@@ -342,10 +381,10 @@ class BatchWriter:
         tried = {"attempts": letter.attempts + 1, "last_tried_at": self._started_at}
         self._post(replace(letter, reason=reason, **tried))
 
-    def retire(self, letter: DeadLetter) -> None:
-        """Note that a dead letter has landed, in this batch or before: it is open no more."""
+    def retire(self, letter: DeadLetter, reason: str | None = None) -> None:
+        """Close a dead letter: it has landed, in this batch or before, or `reason` says what became of it."""
         tried = {"attempts": letter.attempts + 1, "last_tried_at": self._started_at}
-        self._post(replace(letter, outcome="replayed", **tried))
+        self._post(replace(letter, outcome="replayed", reason=reason or letter.reason, **tried))
 
     def _post(self, letter: DeadLetter) -> None:
         self._pending_letters.append(letter)
@@ -365,10 +404,9 @@ class BatchWriter:
         landing = (
             pa.repeat(pa.scalar(self._batch_id), count),
             pa.repeat(pa.scalar(self._started_at, TIMESTAMP), count),
-            pa.repeat(pa.scalar(False), count),
         )
-        for field, values in zip(LANDING_FIELDS, landing, strict=True):
-            rows = rows.append_column(field, values)
+        for number, values in enumerate(landing):
+            rows = rows.add_column(len(self.schema) + number, LANDING_FIELDS[number], values)
         self._data.write(rows)
 
     def __enter__(self) -> "BatchWriter":
@@ -399,7 +437,7 @@ class BatchWriter:
             self.rows == 0
             and letters == 0
             and self._previous
-            and self._previous["extract_date"] == self._extract_date.isoformat()
+            and (not self._is_increment or self._previous["extract_date"] == self._extract_date.isoformat())
         ):
             return
         if self.extracted == 0 and self._previous is None and not self.table.may_be_empty:
@@ -415,7 +453,15 @@ class BatchWriter:
         self._lake.note(audit.row(manifest, self.path, self.bytes))
 
     def _manifest(self, letters: int) -> dict[str, Any]:
-        watermark_to = max(filter(None, (self.watermark_from, self._cursor_max)), default=None)
+        before = self._previous and _cursor_max(self._previous)
+        cursor_max = max(
+            filter(None, (before and datetime.fromisoformat(before), self._cursor_max)), default=None
+        )
+        watermark_to = self.watermark_from
+        if self._is_increment and self._cursor_max:
+            # A row dated in the future must not hide those that are written until then.
+            reached = min(self._cursor_max, self._started_at)
+            watermark_to = max(watermark_to or reached, reached)
         described = "\n".join(f"{f.name} {f.type}" for f in self.schema)
         return {
             "batch_id": self._batch_id,
@@ -424,6 +470,7 @@ class BatchWriter:
             "table": self.table.table,
             "extract_date": self._extract_date.isoformat(),
             "rows": self.rows,
+            "deleted": self.deleted,
             "extracted": self.extracted,
             "skipped": self.skipped,
             "rejected": self.rejected,
@@ -431,6 +478,8 @@ class BatchWriter:
             "dead_letters": letters,
             "watermark_from": self.watermark_from and self.watermark_from.astimezone(UTC).isoformat(),
             "watermark_to": watermark_to and watermark_to.astimezone(UTC).isoformat(),
+            # The highest cursor of any row up to this batch; the watermark may lag behind it.
+            "cursor_max": cursor_max and cursor_max.astimezone(UTC).isoformat(),
             "schema_fingerprint": hashlib.sha256(described.encode()).hexdigest(),
             "started_at": self._started_at.isoformat(),
             **self.extra,
@@ -526,7 +575,7 @@ def _marker(storage: Storage, world: str, source_id: str) -> bytes:
         return storage.read(MARKER)
     except FileNotFoundError:
         if not storage.is_new():
-            raise IngestionError(
+            raise ConfigurationError(
                 f"LAKE={storage.url} is not empty and not a lake; set LAKE to a new folder"
             ) from None
     storage.put(MARKER, (json.dumps({"world": world, "source_id": source_id}) + "\n").encode())
@@ -539,8 +588,25 @@ def _reaches(group: pq.RowGroupMetaData, cursor: str, since: datetime) -> bool:
         column = group.column(number)
         if column.path_in_schema == cursor:
             known = column.statistics
-            return known is None or not known.has_min_max or known.max >= since
+            if known is None or not known.has_min_max:
+                return True
+            return pa.scalar(known.max).cast(TIMESTAMP).as_py() >= since
     return False
+
+
+def _newest(rows: pa.Table, key: tuple[str, ...]) -> pa.Table:
+    """The rows of each record that its newest batch landed, in their order."""
+    places = rows.select(key).append_column("_batch", rows["_batch_id"].cast(pa.int64()))
+    newest = places.group_by(list(key)).aggregate([("_batch", "max")])
+    places = places.append_column("_place", pa.array(range(rows.num_rows), pa.int64()))
+    places = places.join(newest, list(key))
+    kept = places.filter(pc.equal(places["_batch"], places["_batch_max"]))["_place"]
+    return rows.take(kept.combine_chunks().sort())
+
+
+def _cursor_max(manifest: dict[str, Any]) -> str | None:
+    """The highest cursor up to a batch; in a manifest that does not hold it yet, the watermark."""
+    return manifest.get("cursor_max", manifest["watermark_to"])
 
 
 def _concat(parts: list[pa.Table], columns: list[str]) -> pa.Table:

@@ -25,7 +25,7 @@ import pyarrow as pa
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ingestion.errors import IngestionError
+from ingestion.errors import ConfigurationError, IngestionError, LakeBusy
 
 WRITTEN = ("raw", "dead_letter")
 """The folders that batches are published in; other parts of a lake's prefix may belong to other programs."""
@@ -67,8 +67,11 @@ class Storage(Protocol):
     def read(self, name: str) -> bytes:
         """A small object whole."""
 
-    def put(self, name: str, data: bytes) -> bool:
-        """Publish a small object in one step; False, and nothing changes, when the name is taken."""
+    def put(self, name: str, data: bytes, *, replace: bool = False) -> bool:
+        """Publish a small object in one step; False, and nothing changes, when its name is taken.
+
+        With `replace` it takes the place of what has its name.
+        """
 
     def create(self, name: str, *, replace: bool = False) -> Upload:
         """Begin an object; with `replace` it may take the place of one that has the name."""
@@ -90,7 +93,7 @@ def open_storage(root: str) -> Storage:
     """The storage at `root`, a folder or `s3://bucket/prefix`.
 
     Raises:
-        IngestionError: `root` is neither.
+        ConfigurationError: `root` is neither.
         OSError: the folder cannot be made.
     """
     if "://" not in root:
@@ -98,13 +101,15 @@ def open_storage(root: str) -> Storage:
     scheme, _, place = root.partition("://")
     bucket, _, prefix = place.strip("/").partition("/")
     if scheme != "s3" or not bucket:
-        raise IngestionError(f"LAKE={root} is no place for a lake; set it to a folder or s3://bucket/prefix")
+        raise ConfigurationError(
+            f"LAKE={root} is no place for a lake; set it to a folder or s3://bucket/prefix"
+        )
     return S3Storage(bucket, prefix.strip("/"))
 
 
-def busy(url: str, more: str = "") -> IngestionError:
+def busy(url: str, more: str = "") -> LakeBusy:
     """The error of a run that finds another one at work."""
-    return IngestionError(f"another run is writing to the lake {url}; wait until it has finished{more}")
+    return LakeBusy(f"another run is writing to the lake {url}; wait until it has finished{more}")
 
 
 # ---------------------------------------------------------------- a local folder
@@ -135,10 +140,10 @@ class LocalStorage:
         """See `Storage`."""
         return (self._root / name).read_bytes()
 
-    def put(self, name: str, data: bytes) -> bool:
+    def put(self, name: str, data: bytes, *, replace: bool = False) -> bool:
         """See `Storage`."""
         path = self._root / name
-        if path.exists():
+        if path.exists() and not replace:
             return False
         upload = _LocalUpload(self._partial / f"{name.replace('/', '.')}.{os.getpid()}", path)
         try:
@@ -158,7 +163,7 @@ class LocalStorage:
         """See `Storage`. The operating system lets go of the lock of a process that dies.
 
         Raises:
-            IngestionError: another run holds it.
+            LakeBusy: another run holds it.
         """
         with (self._root / ".lock").open("w") as handle:
             try:
@@ -308,9 +313,9 @@ class S3Storage:
         with self.errors(name):
             return self.client.get_object(Bucket=self.bucket, Key=self.key(name))["Body"].read()
 
-    def put(self, name: str, data: bytes) -> bool:
+    def put(self, name: str, data: bytes, *, replace: bool = False) -> bool:
         """See `Storage`."""
-        return self.put_if(name, data, {"IfNoneMatch": "*"}) is not None
+        return self.put_if(name, data, {} if replace else {"IfNoneMatch": "*"}) is not None
 
     def put_if(self, name: str, data: bytes, condition: dict[str, str]) -> str | None:
         """Write an object on a condition on what has its name; its ETag, or None when it does not hold."""
@@ -338,7 +343,7 @@ class S3Storage:
         """See `Storage`. A lease of LAKE_LEASE_SECONDS, renewed all the time.
 
         Raises:
-            IngestionError: another run holds it, or one that died held it less than that ago.
+            LakeBusy: another run holds it, or one that died held it less than that ago.
         """
         self.lease = _Lease(self)
         try:

@@ -87,6 +87,62 @@ def test_a_batch_whose_records_do_not_add_up_is_refused(tmp_path):
     assert lake.batches("app", "things") == []
 
 
+def rows_of(*rows: tuple[int, datetime | None]) -> pa.Table:
+    return pa.table([[i for i, _ in rows], [at for _, at in rows]], schema=THINGS_SCHEMA)
+
+
+def test_a_deleted_record_has_not_landed_any_more(tmp_path):
+    lake = Lake.open(str(tmp_path / "lake"), "synthetic")
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def write(*rows: tuple[int, datetime], deleted: bool = False) -> Callable[[BatchWriter], None]:
+        def act(out: BatchWriter) -> None:
+            out.extracted += len(rows)
+            out.write(rows_of(*rows), deleted=deleted)
+
+        return act
+
+    land(lake, 1, write((1, at), (2, at)))
+    land(lake, 2, write((2, at), deleted=True))
+    assert lake.landed_since(THINGS, at, ["id"]).to_pydict() == {"id": [1]}
+    assert lake.last_manifest("app", "things")["deleted"] == 1
+    assert lake.read("app", "things", ["id", "_source_deleted"]).to_pydict() == {
+        "id": [1, 2, 2],
+        "_source_deleted": [False, False, True],
+    }
+    land(lake, 3, write((2, at)))
+    assert sorted(lake.landed_since(THINGS, at, ["id"])["id"].to_pylist()) == [1, 2]
+
+
+def test_a_row_dated_in_the_future_does_not_move_the_watermark_there(tmp_path):
+    lake = Lake.open(str(tmp_path / "lake"), "synthetic")
+    future = datetime(2126, 1, 1, tzinfo=UTC)
+
+    def write(out: BatchWriter) -> None:
+        out.extracted += 1
+        out.write(rows_of((1, future)))
+
+    land(lake, 1, write)
+    land(lake, 2, lambda out: None)
+    manifest = lake.last_manifest("app", "things")
+    assert manifest["watermark_to"] < datetime.now(UTC).isoformat() < manifest["cursor_max"]
+    # and it is still found by who reads from the watermark
+    assert lake.landed_since(THINGS, datetime(2100, 1, 1, tzinfo=UTC), ["id"]).num_rows == 1
+
+
+def test_a_batch_that_is_no_increment_leaves_the_watermark_and_is_never_empty(tmp_path):
+    lake = Lake.open(str(tmp_path / "lake"), "synthetic")
+    land(lake, 1, lambda out: None)
+    with lake.begin(THINGS, THINGS_SCHEMA, "00000002", date(2026, 1, 2), is_increment=False) as out:
+        pass
+    assert not out.published
+    with lake.begin(THINGS, THINGS_SCHEMA, "00000002", date(2026, 1, 2), is_increment=False) as out:
+        out.extracted += 1
+        out.write(rows_of((1, datetime(2026, 1, 1, tzinfo=UTC))))
+    assert out.published
+    assert lake.last_manifest("app", "things")["watermark_to"] is None
+
+
 # ---------------------------------------------------------------- on a folder and on S3
 
 
@@ -127,7 +183,7 @@ def test_a_lake_reads_back_what_was_landed(lake: Lake) -> None:
         "_batch_id": ["00000001"] * 3 + ["00000002"] * 2,
     }
     since = datetime.fromtimestamp(3, UTC)
-    assert lake.landed_since(THINGS, since, ["id"])["id"].to_pylist() == [3, 3, 4]
+    assert lake.landed_since(THINGS, since, ["id"])["id"].to_pylist() == [3, 4]
     assert [m["rows"] for m in lake.manifests("app", "things")] == [3, 2]
     assert lake.last_manifest("app", "things")["watermark_from"] == "1970-01-01T00:00:03+00:00"
     assert (lake.next_batch_id(), lake.last_extract_date()) == ("00000003", date(2026, 1, 2))

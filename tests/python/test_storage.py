@@ -130,6 +130,8 @@ def test_a_small_object_takes_a_free_name_only(storage: Storage) -> None:
     assert storage.put("lakehouse.json", b"first")
     assert not storage.put("lakehouse.json", b"second")
     assert storage.read("lakehouse.json") == b"first"
+    assert storage.put("lakehouse.json", b"third", replace=True)
+    assert storage.read("lakehouse.json") == b"third"
 
 
 def test_one_works_and_the_other_says_so(place: str, storage: Storage) -> None:

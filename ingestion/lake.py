@@ -230,6 +230,13 @@ class Lake:
             late = pc.greater_equal(pc.cast(rows[cursor], TIMESTAMP), pa.scalar(start, TIMESTAMP))
             return rows.filter(late).select(present)
 
+    def blocks(self, batch: PurePosixPath) -> Iterator[pa.Table]:
+        """All rows of one file with all its columns, a row group at a time."""
+        with self.storage.open(str(batch)) as handle:
+            file = pq.ParquetFile(handle, pre_buffer=True)
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group)
+
     def put_text(self, name: str, text: str) -> None:
         """Write a small file of the lake whole, in place of what has its name."""
         self.storage.put(name, text.encode(), replace=True)
@@ -239,15 +246,24 @@ class Lake:
         return self.storage.read(name).decode()
 
     def dead_letters(self, source: str, table: str) -> list[DeadLetter]:
-        """The records of a table that could not be landed and wait for `replay`, oldest first."""
+        """The records of a table that could not be landed and wait for `replay`, oldest first.
+
+        Raises:
+            IngestionError: a file of them, or of a batch, cannot be read.
+        """
         latest: dict[str, DeadLetter] = {}
         letters = set(self.storage.names(f"dead_letter/{source}/{table}"))
         for batch in self.batches(source, table) if letters else ():
             name = letters_of(batch)
             if name in letters and self.manifest(batch)["dead_letters"]:
-                with self.storage.open(name) as file:
-                    for record in pq.ParquetFile(file).read().to_pylist():
-                        latest[record["dead_letter_id"]] = DeadLetter(**record)
+                try:
+                    with self.storage.open(name) as file:
+                        records = pq.ParquetFile(file).read().to_pylist()
+                except (OSError, pa.ArrowException) as error:
+                    raise IngestionError(
+                        f"{self.root}/{name} cannot be read ({type(error).__name__}); restore it from a copy"
+                    ) from None
+                latest |= {record["dead_letter_id"]: DeadLetter(**record) for record in records}
         return [letter for letter in latest.values() if letter.outcome == "open"]
 
     def last_extract_date(self) -> date | None:
@@ -462,7 +478,6 @@ class BatchWriter:
             # A row dated in the future must not hide those that are written until then.
             reached = min(self._cursor_max, self._started_at)
             watermark_to = max(watermark_to or reached, reached)
-        described = "\n".join(f"{f.name} {f.type}" for f in self.schema)
         return {
             "batch_id": self._batch_id,
             "world": self._lake.world,
@@ -480,7 +495,7 @@ class BatchWriter:
             "watermark_to": watermark_to and watermark_to.astimezone(UTC).isoformat(),
             # The highest cursor of any row up to this batch; the watermark may lag behind it.
             "cursor_max": cursor_max and cursor_max.astimezone(UTC).isoformat(),
-            "schema_fingerprint": hashlib.sha256(described.encode()).hexdigest(),
+            "schema_fingerprint": fingerprint(self.schema),
             "started_at": self._started_at.isoformat(),
             **self.extra,
         }
@@ -569,6 +584,13 @@ class _HashingSink(io.RawIOBase):
 
     def tell(self) -> int:
         return self.size
+
+
+def fingerprint(schema: pa.Schema) -> str:
+    """SHA-256 of the names and types of a table's columns, in their order."""
+    # Parquet calls the values of a list otherwise than Arrow.
+    described = "\n".join(f"{f.name} {f.type}".replace("<element: ", "<item: ") for f in schema)
+    return hashlib.sha256(described.encode()).hexdigest()
 
 
 def letters_of(batch: PurePosixPath) -> str:

@@ -83,6 +83,24 @@ def status() -> None:
     console.print(grid)
 
 
+@app.command()
+def verify(
+    table: Annotated[
+        list[str] | None, typer.Option(help="Only this table (source.table) or source; may be repeated.")
+    ] = None,
+    source: Annotated[bool, typer.Option(help="Compare with PostgreSQL, too.")] = True,
+) -> None:
+    """Prove that the lake is whole and holds what the source holds; exit code 1 when it does not."""
+    from ingestion.verify import report
+
+    settings = load_settings()
+    lake = Lake.open(settings.lake_root, settings.world, settings.source_id)
+    tables = select_tables(load_sources(), table or [])
+    dsn = settings.source_dsn.get_secret_value() if source else None
+    if not report(lake, tables, dsn, for_people=sys.stdout.isatty(), write=print):
+        raise SystemExit(1)
+
+
 def main() -> None:
     """Run the command line; an error that a person can act on is one line and exit code 1."""
     try:

@@ -23,7 +23,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from ingestion.config import TableConfig
 from ingestion.errors import IngestionError
-from ingestion.lake import TIMESTAMP, BatchWriter, moments
+from ingestion.lake import TIMESTAMP, BatchWriter
 from ingestion.postgres_types import Column, column, quoted
 from ingestion.run import Run
 
@@ -112,7 +112,7 @@ def connect(dsn: str, timeout: str = "6h") -> Iterator[Snapshot]:
 
     Args:
         dsn: a libpq connection string: of a primary or of a replica, with TLS as it says (`sslmode`, …).
-        timeout: what a statement may take, and a transaction may wait for its next one, as PostgreSQL writes it.
+        timeout: what a statement may take, and a transaction may wait for its next one: `6h`, `90s`, ….
 
     Raises:
         IngestionError: PostgreSQL cannot be reached, or went away in the middle.
@@ -185,7 +185,7 @@ def extract(table: TableConfig, run: Run, out: BatchWriter) -> None:
             for rows, left_out in blocks:
                 unfit += left_out
                 out.extracted += rows.num_rows + left_out
-                new = _not_landed(rows, landed, out.watermark_from, table)
+                new = _not_landed(rows, landed, table)
                 out.skip(rows.num_rows - new.num_rows)
                 out.write(new)
         if unfit:
@@ -216,10 +216,10 @@ def describe(connection: psycopg.Connection, table: TableConfig) -> list[Column]
         raise IngestionError(
             f"{table.name}: the cursor {table.cursor} is no date or timestamp; choose another"
         )
-    numeric = table.options.get("numeric", "string")
+    numeric = table.options.get("numeric")
     columns = []
     for name, kind, nullable, domain, composite, element in found:
-        policy = numeric if isinstance(numeric, str) else numeric.get(name, "string")
+        policy = numeric.get(name) if isinstance(numeric, dict) else numeric
         try:
             columns.append(
                 column(
@@ -280,7 +280,8 @@ def read(
     select = [c.select for c in columns] + ([guard] if guard else [])
     # Names of our own: the driver is not asked to keep two columns of one name apart.
     listed = ", ".join(f"{expression} as c{i}" for i, expression in enumerate(select))
-    for batch in connection.stream(f"select {listed} from {_source(table)} where {where}"):
+    query = f"select {listed} from {_source(table)} where {where}"  # noqa: S608 - all names are quoted
+    for batch in connection.stream(query):
         arrays, masks = zip(
             *(c.decode(values) for c, values in zip(columns, batch.columns, strict=False)), strict=True
         )
@@ -310,7 +311,7 @@ def _reject(
         select to_json(source_row)::text, concat_ws('; ', {reasons}), json_build_object({key})::text
         from {_source(table)} as source_row
         where {where} and ({" or ".join(c.unfit for c in unfit)})
-    """
+    """  # noqa: S608 - all names and texts are quoted
     found = 0
     with closing(connection.stream(query)) as batches:
         for batch in batches:
@@ -332,27 +333,35 @@ def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _not_landed(
-    rows: pa.Table, landed: list[pa.Table], watermark: datetime | None, table: TableConfig
-) -> pa.Table:
+def _not_landed(rows: pa.Table, landed: list[pa.Table], table: TableConfig) -> pa.Table:
     """The rows that are in none of `landed`."""
-    if not any(part.num_rows for part in landed):
+    landed = [part for part in landed if part.num_rows]
+    if not landed:
         return rows
     import duckdb
     import pyarrow.compute as pc
 
-    # Nothing beyond the watermark has landed; a null is compared.
-    new = pc.fill_null(pc.greater(moments(rows[table.cursor]), pa.scalar(watermark, TIMESTAMP)), False)
-    old = rows.filter(pc.invert(new))
+    # A row beyond all that has landed is new without a look at the others; a null is always compared.
+    highest = [pc.max(pc.cast(part[table.cursor], TIMESTAMP)) for part in landed]
+    highest = max((h.as_py() for h in highest if h.is_valid), default=datetime.min.replace(tzinfo=UTC))
+    cursor = pc.cast(rows[table.cursor], TIMESTAMP)
+    new = pc.fill_null(pc.greater(cursor, pa.scalar(highest, TIMESTAMP)), False)
+    old = _comparable(rows.filter(pc.invert(new)))
     with duckdb.connect() as connection:
         connection.execute("set timezone = 'UTC'")
         for part in landed:
             connection.register("extracted", old)
-            connection.register("landed", part)
+            connection.register("landed", _comparable(part))
             # `except all` on whole rows: nulls compare equal, a row is left out once per landed copy.
             old = connection.sql("select * from extracted except all select * from landed").to_arrow_table()
     left = pa.concat_tables([old.cast(rows.schema), rows.filter(new)])
     return left.sort_by([(c, "ascending") for c in (table.cursor, *table.key)])
+
+
+def _comparable(rows: pa.Table) -> pa.Table:
+    """The rows with decimals that DuckDB does not know as text."""
+    fields = [pa.field(f.name, pa.string()) if pa.types.is_decimal256(f.type) else f for f in rows.schema]
+    return rows.cast(pa.schema(fields))
 
 
 def _reason(error: psycopg.Error) -> str:

@@ -1,22 +1,23 @@
 """How each PostgreSQL type gets to the lake: what is selected, how it is decoded, and what cannot be held.
 
-    PostgreSQL                                          lake
-    smallint, integer, bigint, oid                      int16, int32, int64, int64
-    real, double precision                              float, double (NaN and infinity are values of these)
-    numeric(p,s), p up to 76                            decimal128(p,s), decimal256(p,s); NaN, infinity: rejected
-    numeric without p, or p over 76                     string, or what `numeric` says in sources.yml
-    boolean, bytea                                      bool, binary
-    date, timestamp, timestamptz                        date32, timestamp[us], timestamp[us, UTC];
-                                                        infinity, and years after 294246: rejected
-    time                                                time64[us]; 24:00:00: rejected
-    text, varchar, name, uuid, json, jsonb, enum, …     string: PostgreSQL's own text
-    char(n)                                             string without its padding, as PostgreSQL casts it
-    interval                                            string, ISO 8601 (`P1Y2M3DT4H`)
-    composite                                           string: JSON
-    array with one dimension                            list of the element's type; other dimensions: rejected
-    domain                                              as the type it is based on
+    PostgreSQL                                      lake
+    smallint, integer, bigint, oid                  int16, int32, int64, int64
+    real, double precision                          float, double (where NaN and infinity are values)
+    numeric(p,s), p up to 76                        decimal128(p,s), decimal256(p,s); NaN, infinity: rejected
+    numeric without p, or p over 76                 string, or what `numeric` says in sources.yml
+    boolean, bytea                                  bool, binary
+    date, timestamp, timestamptz                    date32, timestamp[us], timestamp[us, UTC];
+                                                    infinity, and what is after 294246: rejected
+    time                                            time64[us]; 24:00:00: rejected
+    text, varchar, name, uuid, json, jsonb, enum, … string: PostgreSQL's own text
+    char(n)                                         string without its padding, as PostgreSQL casts it
+    interval                                        string, ISO 8601 (`P1Y2M3DT4H`)
+    composite                                       string: JSON
+    array with one dimension                        list of the element's type; other dimensions: rejected
+    domain                                          as the type it is based on
 
-A rejected value makes its row a dead letter: nothing is rounded, cut or replaced.
+A rejected value makes its row a dead letter: nothing is rounded, cut or replaced. DuckDB and Athena know
+decimals of up to 38 digits (DuckDB reads a wider one as double): for wider columns say `numeric: string`.
 """
 
 import re
@@ -78,7 +79,7 @@ def column(
     composite: bool = False,
     element: str | None = None,
     cursor: bool = False,
-    numeric: str = "string",
+    numeric: str | None = None,
 ) -> Column:
     """How a column is landed.
 
@@ -90,7 +91,8 @@ def column(
         composite: whether `kind` is a composite type.
         element: of an array, the type of its elements; `kind` is then the array type.
         cursor: whether the column orders the table's versions: it has to fit the years 1 to 9999.
-        numeric: the type for numeric without precision: `string` or `decimal(p,s)`.
+        numeric: `string` or `decimal(p,s)`: the type of numeric without precision or beyond 38 digits;
+            unless given, decimal256 where the precision is known, string where it is not.
 
     Raises:
         ValueError: `numeric` is neither.
@@ -105,7 +107,7 @@ def column(
     return replace(made, nullable=nullable)
 
 
-def _scalar(name: str, source: str, kind: str, cursor: bool, numeric: str) -> Column:
+def _scalar(name: str, source: str, kind: str, cursor: bool, numeric: str | None) -> Column:
     if kind in _SIMPLE:
         return Column(name, source, _SIMPLE[kind], _as_it_is)
     if kind == "oid":
@@ -124,7 +126,7 @@ def _scalar(name: str, source: str, kind: str, cursor: bool, numeric: str) -> Co
         decode = _within(np.int64, 0, _DAY - 1)
         return Column(name, source, pa.time64("us"), decode, f"{source} = '24:00'", "24:00:00 is no time")
     if kind.startswith("numeric") and (decimal := _decimal(kind, numeric)):
-        return _numeric(name, source, decimal, exact=kind != "numeric")
+        return _numeric(name, source, decimal, exact=decimal == _decimal(kind, None))
     return Column(name, f"{source}::text", pa.string(), _as_it_is)
 
 
@@ -174,15 +176,15 @@ def _valid(values: pa.Array) -> np.ndarray:
 # ---------------------------------------------------------------- numeric
 
 
-def _decimal(kind: str, policy: str) -> pa.DataType | None:
+def _decimal(kind: str, policy: str | None) -> pa.DataType | None:
     """The decimal for a numeric type, None when it is landed as a string."""
     if found := re.fullmatch(r"numeric\((\d+),(-?\d+)\)", kind):
         precision, scale = int(found[1]), int(found[2])
         # PostgreSQL also has numeric(2,-3), thousands, and numeric(2,5), hundred-thousandths.
         precision, scale = max(precision, scale, precision - scale), max(scale, 0)
-        if precision <= 76:
+        if precision <= 38 or (precision <= 76 and policy is None):
             return _arrow_decimal(precision, scale)
-    if policy == "string":
+    if policy in (None, "string"):
         return None
     found = re.fullmatch(r"decimal\((\d{1,2}),\s*(\d{1,2})\)", policy)
     if not found or not 0 < int(found[1]) <= 76 or int(found[2]) > int(found[1]):
@@ -292,7 +294,7 @@ def _from_binary(decimal: pa.DataType) -> Decoder:
 # ---------------------------------------------------------------- arrays
 
 
-def _list(name: str, source: str, kind: str, numeric: str) -> Column:
+def _list(name: str, source: str, kind: str, numeric: str | None) -> Column:
     """An array of one dimension, as a list; the driver would flatten the others without a word."""
     element = _scalar("", "element", kind, False, numeric)
     if element.select == "element":

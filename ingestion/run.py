@@ -91,8 +91,7 @@ def _land(table: TableConfig, run: Run) -> Landed:
         raise
     except (IngestionError, psycopg.Error, OSError) as error:
         return Landed(table, seconds=time.monotonic() - began, error=_problem(table, error))
-    size = out.path.stat().st_size if out.published else 0
-    return Landed(table, out.rows, size, time.monotonic() - began)
+    return Landed(table, out.rows, out.bytes, time.monotonic() - began)
 
 
 def _problem(table: TableConfig, error: Exception) -> str:

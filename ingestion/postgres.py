@@ -168,14 +168,17 @@ def extract(table: TableConfig, run: Run, out: BatchWriter) -> None:
         IngestionError: the table or a column of it cannot be landed.
     """
     columns = describe(run.postgres, table)
+    ordering = next(c for c in columns if c.name == table.cursor)
     cursor = quoted(table.cursor)
     where = "true"
     landed = []
     if out.watermark_from:
         since = out.watermark_from - timedelta(seconds=table.options.get("overlap_seconds", 3600))
+        if pa.types.is_date(ordering.type):
+            since = since.replace(hour=0, minute=0, second=0, microsecond=0)
         landed.append(run.lake.landed_since(table, since, out.schema.names))
         where = f"{cursor} >= '{since.astimezone(UTC).isoformat()}'"
-    if next(c.nullable for c in columns if c.name == table.cursor):
+    if ordering.nullable:
         landed.append(run.lake.landed_without_cursor(table, out.schema.names))
         where = f"({where} or {cursor} is null)"
     unfit = 0

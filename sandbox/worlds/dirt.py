@@ -61,6 +61,12 @@ _DELETED = (
 )
 """Tables whose records may be deleted: the ledger, orders and their events are kept by law."""
 
+_CHILDREN = {
+    "customers": ("consents", "credit_orders", "bank_accounts"),
+    "credit_orders": ("loan_payments",),
+    "bank_accounts": ("bank_transactions",),
+}
+
 ABSURD = Decimal("999999999999.99")
 
 
@@ -328,10 +334,10 @@ class _Births:
                 row["city"] = "Campinas"
             life.steps.append(Step(day, kind, row, chosen.reasons if chosen else ()))
         yield life
-        if table == "customers" and shape[0] == "b" and "d" not in shape:
-            # what others hang on a customer who is in quarantine is good, and must not be lost
-            for child in ("credit_orders", "bank_accounts", "consents"):
-                row = _GOOD[child](self) | {"customer_id": good["customer_id"]}
+        if shape[0] == "b" and "d" not in shape:
+            # what hangs on a record in quarantine is good, and must not be lost
+            for child in _CHILDREN.get(table, ()):
+                row = _GOOD[child](self) | {KEYS[table][0]: key[0]}
                 yield Life(child, tuple(row[c] for c in KEYS[child]), [Step(self._day, "insert", row)])
 
     def _parent(self, table: str) -> Life:

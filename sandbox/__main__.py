@@ -25,6 +25,21 @@ World = Annotated[
     str | None,
     typer.Option(help="synthetic (generated) or berka (a real bank); default from WORLD, else synthetic."),
 ]
+Dirt = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of a day's rows that are bad data (0 to 1), in a generated world; default from"
+        " SANDBOX_DIRT, else none.",
+        min=0,
+        max=1,
+    ),
+]
+Deletes = Annotated[
+    bool | None,
+    typer.Option(
+        "--deletes", help="Let records be deleted, in a generated world; default from SANDBOX_DELETES."
+    ),
+]
 
 
 @app.command()
@@ -41,10 +56,13 @@ def up(
             min=0.001,
         ),
     ] = None,
+    dirt: Dirt = None,
+    deletes: Deletes = None,
 ) -> None:
     """Start a world, creating it the first time. It runs in the background until `down`."""
     with _steps() as (settings, progress):
-        status = control.up(settings(world), seed=seed, scale=scale, progress=progress)
+        chosen = settings(world, sandbox_dirt=dirt, sandbox_deletes=deletes)
+        status = control.up(chosen, seed=seed, scale=scale, progress=progress)
     verb = "created and started" if status.created else "started" if status.started else "already up"
     _out.print(f"world {status.world} {verb}: day {status.world_date}")
     _out.print(f"connection settings: {status.folder / 'endpoints.env'}", soft_wrap=True, highlight=False)
@@ -54,10 +72,13 @@ def up(
 def advance(
     world: World = None,
     days: Annotated[int, typer.Option(help="How many days pass.", min=1)] = 1,
+    dirt: Dirt = None,
+    deletes: Deletes = None,
 ) -> None:
-    """Let a day (or several) pass in a running world."""
+    """Let a day (or several) pass in a running world; a clean one may become dirty from then on."""
     with _steps() as (settings, progress):
-        status, moved = control.advance(settings(world), days=days, progress=progress)
+        chosen = settings(world, sandbox_dirt=dirt, sandbox_deletes=deletes)
+        status, moved = control.advance(chosen, days=days, progress=progress)
     if moved < days:
         _out.print(f"no days are left after {status.world_date} in world {status.world}")
     else:
@@ -102,11 +123,11 @@ def status(world: World = None) -> None:
 
 
 @contextlib.contextmanager
-def _steps() -> Iterator[tuple[Callable[[str | None], Settings], Callable[[str], None]]]:
+def _steps() -> Iterator[tuple[Callable[..., Settings], Callable[[str], None]]]:
     """Shows what is going on, and turns every failure into one line."""
     try:
         with _err.status("…") as line:
-            yield lambda world: load(world=world), lambda text: line.update(text)
+            yield lambda world, **more: load(world=world, **more), lambda text: line.update(text)
     except SandboxError as error:
         _fail(str(error))
     except KeyboardInterrupt:

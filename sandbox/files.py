@@ -24,6 +24,7 @@ class Folder:
         self.path = path
         self.pgdata = path / "pgdata"
         self.events = path / "events"
+        self.truth = path / "truth.jsonl"  # of bad data and deletions: for tests only
         self.endpoints = path / "endpoints.env"
         self.pid = path / "supervisor.pid"
         self.state = path / "supervisor.json"

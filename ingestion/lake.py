@@ -19,7 +19,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
@@ -229,7 +229,8 @@ class BatchWriter:
     without rows is published only when the table has none of this `extract_date` yet, so a rerun that
     finds nothing new adds nothing. Rows are given exactly as `schema`; the landing columns are added here.
     `watermark_from` is the highest cursor landed before this batch (None before the first); `extra` takes
-    what a source wants to keep in the manifest.
+    what a source wants to keep in the manifest, and is news by itself where it is not empty. `on_commit` is
+    called once everything is committed.
 
     A source counts in `extracted` every record it got, and gives each of them one fate: `write`, `skip` or
     `reject`. The commit refuses a batch where these do not add up.
@@ -245,6 +246,7 @@ class BatchWriter:
         self.skipped = 0
         self.rejected = 0
         self.extra: dict[str, Any] = {}
+        self.on_commit: Callable[[], None] = lambda: None
         place = Path(table.source, table.table, f"extract_date={extract_date.isoformat()}")
         self.path = lake.root / "raw" / place / f"{batch_id}.parquet"
         self.published = False
@@ -353,6 +355,7 @@ class BatchWriter:
         try:
             if kind is None:
                 self._commit()
+                self.on_commit()
         finally:
             self._data.discard()
             self._letters.discard()
@@ -371,6 +374,7 @@ class BatchWriter:
         if (
             self.rows == 0
             and letters == 0
+            and not any(self.extra.values())
             and self._previous
             and self._previous["extract_date"] == self._extract_date.isoformat()
         ):

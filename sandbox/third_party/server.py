@@ -78,9 +78,10 @@ def create_server(
 
 @dataclass(frozen=True)
 class Call:
-    """A call as it was; `at` in seconds of a monotonic clock, `status` 0 where no answer was sent."""
+    """A call as it was, on a day of the world; `at` is a monotonic clock's, `status` 0 without an answer."""
 
     at: float
+    day: date
     route: str
     status: int
     faults: tuple[str, ...]
@@ -216,7 +217,15 @@ class _Handler(BaseHTTPRequestHandler):
             note += f" fault={','.join(draw.applied)}"
         status = answer.status if answer else 0
         self.server.watch(
-            Call(at, route, status, tuple(draw.applied) if draw else (), body, answer.body if answer else b"")
+            Call(
+                at,
+                self.server.world_date,
+                route,
+                status,
+                tuple(draw.applied) if draw else (),
+                body,
+                answer.body if answer else b"",
+            )
         )
         if answer:
             self._send(answer, draw)

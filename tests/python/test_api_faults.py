@@ -10,19 +10,19 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from test_http_sources import (  # noqa: F401
     DAY,
     KEY,
     RATES,
+    ROOT,
     SCORES,
     consent,
     dead_letters,
@@ -144,25 +144,32 @@ def check_rate(calls: list[Call]) -> None:
                 assert j - i + 1 <= allowed, f"{j - i + 1} calls of {route} in {times[j] - begin:.3f} s"
 
 
-def check_no_call_wasted(calls: list[Call], end: datetime, pardoned: int = 0) -> None:
-    """No page is asked for that had been received, nobody about whom a fresh score had been received."""
+def check_no_call_wasted(calls: list[Call], deaths: Iterable[int] = (), pardoned: int = 0) -> None:
+    """No page is asked for that had been received, nobody about whom a fresh score had been received.
+
+    `deaths` holds how many calls there had been each time a run was killed: the last of them, one for each
+    thread of the run, may have been answered and not received.
+    """
+    asked = [n for n, call in enumerate(calls) if call.route == "bureau"]
+    lost = {n for death in deaths for n in [n for n in asked if n < death][-CONCURRENCY:]}
     pages: Counter[str] = Counter()
     newest: dict[str, datetime] = {}
     wasted = 0
-    for call in sorted(calls, key=lambda c: c.at):
-        if call.route != "bureau" or call.status != 200 or NOT_RECEIVED & set(call.faults):
+    for call in (calls[n] for n in asked if n not in lost):
+        if call.status != 200 or NOT_RECEIVED & set(call.faults):
             continue
         request = json.loads(call.request)
         pages[call.request.decode()] += 1
         if request["page_token"] is None:
-            fresh = [s for s in request["subjects"] if s["cpf"] in newest]
-            wasted += any(newest[s["cpf"]] + timedelta(days=30) >= end for s in fresh)
+            known = [s for s in request["subjects"] if s["cpf"] in newest]
+            wasted += any(newest[s["cpf"]] + timedelta(days=30) >= end_of(call.day) for s in known)
         for record in json.loads(call.answer)["data"]:
             cpf, at = record.get("cpf"), record.get("queried_at")
             if isinstance(cpf, str) and isinstance(at, str):
                 moment = datetime.fromisoformat(at)
                 newest[cpf] = max(moment, newest.get(cpf, moment))
     wasted += sum(n - 1 for n in pages.values())
+    assert pages, "the bureau was not asked: the test proved nothing"
     assert wasted <= pardoned, f"{wasted} calls were wasted"
 
 
@@ -216,7 +223,7 @@ def test_whatever_goes_wrong_every_record_lands_or_is_a_dead_letter(
         applied = Counter(fault for call in calls for fault in call.faults)
         check_nothing_twice(settings)
         check_rate(calls)
-        check_no_call_wasted(calls, end_of(DAY), pardoned=2 if hasty else 0)
+        check_no_call_wasted(calls, pardoned=2 if hasty else 0)
         for table in tables:
             have = {key_of(table, row) for row in landed(settings, table)}
             missing = {key_of(table, row) for row in expected[table.name]} - have
@@ -247,3 +254,61 @@ def same(expected: list[dict], got: list[dict], may_lack: bool, may_have_more: b
         for row, got_row in zip(expected, got, strict=True)
         for name, value in row.items()
     )
+
+
+# ---------- runs that die
+
+
+def _land(begun: Any, dsn: str, lake: str, url: str, day: date, tables: list[TableConfig]) -> None:
+    """What the killed process does; its exit code is 0 only when everything has landed."""
+    fx.PAGE_DAYS = 7
+    begun.set()
+    results = run(settings_of(dsn, Path(lake), url, day), tables)
+    os._exit(1 if any(r.error for r in results) else 0)
+
+
+def test_killed_at_random_moments_nothing_is_lost_doubled_or_paid_for_twice(
+    postgres, people, tmp_path, truths, monkeypatch
+):
+    """GIVEN runs of many days WHEN they are killed with -9 at any moment THEN the lake is as without."""
+    seed = int(os.environ.get("API_SEED") or random.randrange(10**6))
+    print(f"{KILLS} kills: seed {seed}")
+    chance = Random(seed)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests/python")]))
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["ingestion.run", "ingestion.bureau", "ingestion.fx", "test_api_faults"])
+    slow = MANNERS | {"requests_per_second": 60, "burst": 1}
+    tables = [with_options(BUREAU, http=slow, batch_size=2), with_options(FX, http=slow)]
+    day, kills, midway, deaths = date(2025, 8, 1), 0, 0, []
+    with third_parties(day) as (server, calls):
+        settings = settings_of(postgres.info.dsn, tmp_path / "lake", server.url)
+        arguments = (postgres.info.dsn, settings.lake, server.url)
+        while kills < KILLS:
+            begun = processes.Event()
+            child = processes.Process(target=_land, args=(begun, *arguments, day, tables))
+            child.start()
+            begun.wait()
+            # By the calls it has made, as the machine may be slow or fast; some kills come long after the last.
+            enough, until = len(calls) + chance.randrange(30), time.monotonic() + chance.uniform(0.2, 4)
+            while len(calls) < enough and time.monotonic() < until and child.exitcode is None:
+                time.sleep(0.002)
+            child.join(chance.uniform(0, 0.1))
+            if child.exitcode is None:
+                os.kill(child.pid, signal.SIGKILL)
+                kills += 1
+                child.join()
+                time.sleep(0.1)  # what it had sent is answered
+                deaths.append(len(calls))
+                midway += any(Path(settings.lake).glob("spool/*/*/*"))
+            check_nothing_twice(settings)
+            if child.exitcode == 0:
+                day = min(day + timedelta(days=30), DAY)
+                server.world_date = day
+        server.world_date = DAY
+        assert not [r.error for r in run(settings, tables) if r.error]
+    assert not list(Path(settings.lake).glob("spool/*/*/*"))
+    for table in tables:
+        assert landed(settings, table) == truth(truths, postgres, tmp_path)[table.name]
+    print(f"{midway} of {KILLS} left answers behind, {len(calls)} calls in all")
+    assert midway, "no run was killed between two answers: the test proved nothing"
+    check_no_call_wasted(calls, deaths)

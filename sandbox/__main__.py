@@ -11,6 +11,7 @@ from rich.table import Table
 from sandbox import control
 from sandbox.errors import SandboxError
 from sandbox.settings import Settings, load
+from sandbox.third_party.faults import Faults
 
 app = typer.Typer(
     help="The outside world on one machine: a lender's PostgreSQL, its event log and the APIs it uses.",
@@ -120,6 +121,32 @@ def status(world: World = None) -> None:
     for name, rows in counts.items():
         table.add_row(name, f"{rows:,}")
     _out.print(table)
+
+
+@app.command()
+def faults(
+    rates: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME=RATE…", help="Faults with their probability; none ends all."),
+    ] = None,
+    world: World = None,
+    seed: Annotated[int, typer.Option(help="What the faults are drawn from.")] = 0,
+) -> None:
+    """Let the third-party APIs misbehave from now on, or no more.
+
+    Names: storm, error, hang, reset, expire, truncate, drip, duplicate, reorder, shift; and, of each
+    record, retype, omit, extend.
+    """
+    with _steps() as (settings, _):
+        try:
+            pairs = {name: float(rate) for name, rate in (pair.split("=") for pair in rates or ())}
+        except ValueError:
+            raise SandboxError("write a fault as NAME=RATE, such as error=0.1") from None
+        wanted = Faults(seed, pairs)
+        chosen = settings(world)
+        control.misbehave(chosen, wanted)
+    said = ", ".join(f"{name} {rate:g}" for name, rate in wanted.rates.items()) or "none"
+    _out.print(f"world {chosen.world}: faults: {said}", highlight=False)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Self
@@ -35,6 +35,7 @@ from sandbox.files import (
     write_whole,
 )
 from sandbox.settings import Settings, load
+from sandbox.third_party.faults import Faults
 from sandbox.worlds.base import TABLES, World
 from sandbox.worlds.dirt import DirtyWorld
 from sandbox.worlds.synthetic import SyntheticWorld
@@ -168,6 +169,17 @@ def status(settings: Settings | None = None) -> Status:
         exists = (folder.path / "endpoints.env").exists()
         return Status(settings.world, folder.path, exists=exists, running=False)
     return _status(settings, folder, _existing(folder, None, None))
+
+
+def misbehave(settings: Settings, faults: Faults) -> None:
+    """Lets the third-party APIs of a world misbehave from now on; `Faults()` ends it."""
+    folder = Folder(settings.folder)
+    if not folder.path.exists():
+        raise SandboxError(f"world {settings.world} does not exist: run `python -m sandbox up` first")
+    if any(faults.rates.values()):
+        write_whole(folder.faults, json.dumps(asdict(faults)).encode())
+    else:
+        folder.faults.unlink(missing_ok=True)
 
 
 def row_counts(dsn: str) -> dict[str, int]:

@@ -29,6 +29,7 @@ class Folder:
         self.pid = path / "supervisor.pid"
         self.state = path / "supervisor.json"
         self.log = path / "supervisor.log"
+        self.faults = path / "faults.json"
         self.lock = path.with_name(f"{path.name}.lock")  # outside, so that it outlives `down --wipe`
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import socket
 import struct
 import threading
@@ -25,8 +26,8 @@ import pytest
 from ingestion import bureau, fx
 from ingestion.config import TableConfig, load_sources
 from ingestion.errors import IngestionError
-from ingestion.http import HttpService, Patience
-from ingestion.lake import Lake
+from ingestion.http import HttpService, Limits, Patience
+from ingestion.lake import DeadLetter, Lake
 from ingestion.run import Run, run
 from ingestion.settings import Settings
 from sandbox.postgres import Postgres
@@ -167,7 +168,7 @@ def test_every_kind_of_trouble_in_a_row():
         patience = Patience(
             connect=1, read=0.1, attempts=len(TROUBLES) + 9, total=20, first_wait=0.001, longest_wait=0.01
         )
-        with service(server.url, patience) as client:
+        with service(server.url, patience, limits=Limits(rest=0.01)) as client:
             assert client.get("/a") == 1
 
 
@@ -376,11 +377,16 @@ def land(settings: Settings, table: TableConfig, day: date = DAY) -> int:
 
 @pytest.fixture
 def extract(lender: Settings, postgres: psycopg.Connection) -> Callable[[ModuleType, TableConfig], None]:
-    """Extract where nothing is meant to be written."""
+    """Extract where nothing is meant to be published."""
 
     def extract(source: ModuleType, table: TableConfig) -> None:
         lake = Lake.open(lender.lake, lender.world)
-        source.extract(table, Run(lender, lake, lender.extract_date, "00000001", postgres), out=None)
+        context = Run(lender, lake, lender.extract_date, "00000001", postgres)
+        try:
+            with lake.lock(), lake.begin(table, source.SCHEMA, "00000001", lender.extract_date) as out:
+                source.extract(table, context, out)
+        finally:
+            assert lake.batches(table.source, table.table) == []
 
     return extract
 
@@ -394,6 +400,10 @@ def with_options(table: TableConfig, **options: Any) -> TableConfig:
 def rows(settings: Settings, table: TableConfig, schema: pa.Schema) -> list[dict[str, Any]]:
     lake = Lake.open(settings.lake, settings.world)
     return lake.read(table.source, table.table, schema.names).to_pylist()
+
+
+def dead_letters(settings: Settings, table: TableConfig) -> list[DeadLetter]:
+    return Lake.open(settings.lake, settings.world).dead_letters(table.source, table.table)
 
 
 def scores(settings: Settings) -> list[tuple[str, str]]:
@@ -498,7 +508,8 @@ def test_monitoring_begins_with_the_earliest_consent_in_force(lender, consent, w
 def test_people_go_in_batches_and_pages_are_followed(lender, consent, world):
     for number in range(45):
         consent(f"{20_000_000_000 + number}", NOON - timedelta(days=300))
-    assert land(lender, with_options(SCORES, batch_size=20)) == 45 * 12
+    one_by_one = {"concurrency": 1}
+    assert land(lender, with_options(SCORES, batch_size=20, http=one_by_one)) == 45 * 12
     assert world.asked() == [
         "POST bureau 200 subjects=20 records=200",
         "POST bureau 200 subjects=20 records=40",
@@ -556,7 +567,7 @@ def record(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("data", "field"),
     [
-        ([[ANNA]], "form"),
+        ([[ANNA]], "object"),
         ([{"cpf": ANNA}], "score"),
         ([record(cpf=BRUNO)], "cpf"),
         ([record(cpf=int(ANNA))], "cpf"),
@@ -573,29 +584,24 @@ def record(**changes: Any) -> dict[str, Any]:
         ([record(queried_at="2025-12-01T12:00:00")], "queried_at"),
         ([record(queried_at=ANNA)], "queried_at"),
         ([record(queried_at=1764590400)], "queried_at"),
-        ([record(), record(queried_at=None)], "number 2 "),
+        ([record(queried_at=None)], "queried_at"),
+        ([record(score_version="\ud800")], "score_version"),
     ],
 )
-def test_record_that_is_not_valid_is_named_without_its_values(extract, lender, consent, data, field):
+def test_record_that_is_not_valid_is_a_dead_letter_and_names_no_value(lender, consent, data, field):
     consent(ANNA)
-    with playing(ok({"data": data, "next_page_token": None})) as server:
+    good = record(queried_at="2025-12-31T12:00:00Z")
+    with playing(ok({"data": [*data, good], "next_page_token": None})) as server:
         lender.bureau_url = server.url
-        with pytest.raises(IngestionError, match=rf"\b{field}.*; check that BUREAU_URL") as error:
-            extract(bureau, SCORES)
-    assert is_one_safe_line(error)
-
-
-def test_nothing_lands_of_an_answer_with_a_wrong_record(lender, consent):
-    consent(ANNA)
-    pages = [
-        {"data": [record()], "next_page_token": "2"},
-        {"data": [record(score=None)], "next_page_token": None},
-    ]
-    with playing(*map(ok, pages)) as server:
-        lender.bureau_url = server.url
-        with pytest.raises(IngestionError, match="score has the wrong type"):
-            land(lender, SCORES)
-    assert rows(lender, SCORES, bureau.SCHEMA) == []
+        assert land(lender, SCORES) == 1, "the good one beside it lands"
+        (letter,) = dead_letters(lender, SCORES)
+        assert re.search(rf"\b{field}\b", letter.reason)
+        assert not any(value in letter.reason + letter.origin for value in (ANNA, BRUNO, KEY))
+        payload = json.loads(letter.payload)
+        assert payload in (data[0], {"record": data[0], "asked_about": [ANNA]})
+        assert land(lender, SCORES, date(2026, 2, 15)) == 0
+        assert len(server.requests) == 2
+        assert dead_letters(lender, SCORES) == [letter], "the same record again is the same letter"
 
 
 @pytest.mark.parametrize(
@@ -660,12 +666,22 @@ def test_rates_of_a_currency_added_later_begin_at_the_start(lender, world):
     assert world.asked()[-1].startswith("GET ptax 200 period=2025-12-01..2025-12-31 ")
 
 
-def test_rates_are_paged_to_the_end(lender, world, monkeypatch):
-    monkeypatch.setattr(fx, "PAGE_ROWS", 5)
+def test_a_period_that_fills_its_page_is_halved(lender, world, monkeypatch):
+    monkeypatch.setattr(fx, "PAGE_ROWS", 10)
+    monkeypatch.setattr(fx, "PAGE_DAYS", 2)
     assert land(lender, with_options(RATES, start_date=date(2025, 12, 29), currencies=["USD"])) == 15
-    assert [c.rpartition("skip=")[2] for c in world.asked()] == [
-        f"{n} rows={5 * (n < 15)}" for n in (0, 5, 10, 15)
+    assert [re.search(r"period=.*rows=\d+", c)[0] for c in world.asked()] == [
+        "period=2025-12-29..2025-12-30 skip=0 rows=10",
+        "period=2025-12-29..2025-12-29 skip=0 rows=5",
+        "period=2025-12-30..2025-12-30 skip=0 rows=5",
+        "period=2025-12-31..2025-12-31 skip=0 rows=5",
     ]
+
+
+def test_a_day_with_more_bulletins_than_a_page_is_one_line(lender, world, monkeypatch):
+    monkeypatch.setattr(fx, "PAGE_ROWS", 5)
+    with pytest.raises(IngestionError, match="5 bulletins of USD on one day"):
+        land(lender, with_options(RATES, start_date=DAY, currencies=["USD"]))
 
 
 def test_no_rate_lands_where_the_service_has_none(lender, world):
@@ -709,7 +725,7 @@ def test_the_real_services_oddities_are_understood(lender):
         assert server.requests[0][1] == (
             "/olinda/servico/PTAX/versao/v1/odata/CotacaoMoedaPeriodo(moeda=@moeda,dataInicial=@dataInicial,"
             "dataFinalCotacao=@dataFinalCotacao)?@moeda='USD'&@dataInicial='12-29-2025'"
-            "&@dataFinalCotacao='12-31-2025'&$format=json&$orderby=dataHoraCotacao%20asc&$top=1000&$skip=0"
+            "&@dataFinalCotacao='12-31-2025'&$format=json&$orderby=dataHoraCotacao%20asc&$top=1000"
         )
     by_time = {r["quoted_at"].isoformat(): r for r in rows(lender, RATES, fx.SCHEMA)}
     assert list(by_time) == [
@@ -725,29 +741,39 @@ def test_the_real_services_oddities_are_understood(lender):
     assert (str(exact["buy"]), str(exact["sell"])) == ("12345.12345678", "12346.00000000")
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        ok([]),
-        ok({"value": {}}),
-        ok({"value": [7]}),
-        ok({"value": [{}]}),
-        value(bulletin("31/12/2025 13:00")),
-        value(bulletin("2025-12-31T13:00:00Z")),
-        value(bulletin("2025-12-31 13:00:00", "")),
-        value(bulletin("2025-12-31 13:00:00", buy='"5.1"')),
-        value(bulletin("2025-12-31 13:00:00", buy="null")),
-        value(bulletin("2025-12-31 13:00:00", sell="0")),
-        value(bulletin("2025-12-31 13:00:00", sell="-1.5")),
-        value(bulletin("2025-12-31 13:00:00", sell="5.123456789")),
-        value(bulletin("2025-12-31 13:00:00", sell="12345678901")),
-    ],
-)
-def test_bulletin_that_is_none_is_one_line(extract, lender, answer):
-    with playing(answer) as server:
+@pytest.mark.parametrize("answer", [[], {}, {"value": {}}])
+def test_answer_without_bulletins_is_one_line(extract, lender, answer):
+    with playing(ok(answer)) as server:
         lender.fx_url = server.url
         with pytest.raises(IngestionError, match=r"PTAX service answered .*check that FX_URL"):
             extract(fx, RATES)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ("7", "object"),
+        ("{}", "cotacaoCompra"),
+        (bulletin("31/12/2025 13:00"), "dataHoraCotacao"),
+        (bulletin("2025-12-31T13:00:00Z"), "dataHoraCotacao"),
+        (bulletin("2025-12-31 13:00:00", ""), "tipoBoletim"),
+        (bulletin("2025-12-31 13:00:00", buy='"5.1"'), "cotacaoCompra"),
+        (bulletin("2025-12-31 13:00:00", buy="null"), "cotacaoCompra"),
+        (bulletin("2025-12-31 13:00:00", sell="0"), "cotacaoVenda"),
+        (bulletin("2025-12-31 13:00:00", sell="-1.5"), "cotacaoVenda"),
+        (bulletin("2025-12-31 13:00:00", sell="5.123456789"), "cotacaoVenda"),
+        (bulletin("2025-12-31 13:00:00", sell="12345678901"), "cotacaoVenda"),
+    ],
+)
+def test_bulletin_that_is_none_is_a_dead_letter(lender, wrong, field):
+    table = with_options(RATES, start_date=date(2025, 12, 29), currencies=["USD"])
+    with playing(value(bulletin("2025-12-29 13:00:00"), wrong)) as server:
+        lender.fx_url = server.url
+        assert land(lender, table) == 1
+    (letter,) = dead_letters(lender, RATES)
+    assert field in letter.reason
+    assert json.loads(letter.payload) == json.loads(wrong)
+    assert letter.origin == '{"currency":"USD"}'
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,10 @@ BEFORE, WRITING, MULTIPART, BETWEEN, AFTER = (
     "after the run",
 )
 PHASES = {
-    "folder": (BEFORE, WRITING, BETWEEN),
-    "s3": (BEFORE, WRITING, MULTIPART, BETWEEN),
+    "folder": {BEFORE: "start", WRITING: "bytes", BETWEEN: "object"},
+    "s3": {BEFORE: "start", WRITING: "upload", MULTIPART: "part", BETWEEN: "object"},
 }
-"""The phases that a campaign must hit, where the lake is."""
+"""The phases that a campaign must hit, by where the lake is, and the moment at which each is likely."""
 RUNS_PER_LAKE = 4
 LEASE_SECONDS = 2
 PATIENCE = 120
@@ -95,7 +95,8 @@ def campaign(
 ) -> Result:
     """Kill `kills` runs into a lake on `place` (`folder` or `s3`), verifying after each.
 
-    It ends at the first violation, which the result holds.
+    Phases that no kill has hit by then are aimed at by some kills more. It ends at the first violation,
+    which the result holds.
     """
     result = Result(place, seed)
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
@@ -140,15 +141,20 @@ class _Campaign:
         self._lake: Lake | None = None
 
     def run(self) -> None:
-        for number in range(self._kills):
-            is_full = number % RUNS_PER_LAKE == 0
+        moments = PHASES[self._result.place]
+        for number in range(3 * self._kills):
+            missed = self._result.missed if number >= self._kills else []
+            if number >= self._kills and not missed:
+                return
+            moment = moments[missed[0]] if missed else self._random.choice(["time", *moments.values()])
+            is_full = number % RUNS_PER_LAKE == 0 or bool(missed)
             if is_full:
                 self._new_lake(number)
             kind = "full" if is_full else "incremental"
             if not is_full and self._random.random() < 0.5:
                 self._source.change_much()
             with self._source.changing(self._random.random()):
-                phase, target = self._kill_one(kind)
+                phase, target = self._kill_one(kind, moment)
                 # The writers go on for a while without any run.
                 time.sleep(self._random.uniform(0, 0.2))
             self._source.revive()
@@ -177,11 +183,10 @@ class _Campaign:
         process.start()
         return process
 
-    def _kill_one(self, kind: str) -> tuple[str, str]:
+    def _kill_one(self, kind: str, moment: str) -> tuple[str, str]:
         """Start a run and kill it, or PostgreSQL under it; returns the phase and what was killed."""
         before = _state(self._lake)
         target = self._random.choices(("ingestion", "postgres"), (3, 1))[0]
-        moment = self._random.choice(("time", "time", "object", "write"))
         process = self._start()
         self._wait_for(moment, kind, before, process)
         if target == "ingestion":
@@ -202,17 +207,21 @@ class _Campaign:
         return _phase(before, after), target
 
     def _wait_for(self, moment: str, kind: str, before: "_State", process: Any) -> None:
-        """Wait for a moment of the run: some time, its first object, or its first bytes."""
-        if moment == "time":
-            process.join(self._random.uniform(0, 1.1 * self._durations[kind]))
+        """Wait for a moment of the run: some time, or that there is something new in the lake."""
+        if moment in ("time", "start"):
+            process.join(self._random.uniform(0, 1.1 * self._durations[kind] if moment == "time" else 0.05))
             return
-        delay = self._random.uniform(0, 0.03)
+        delay = self._random.uniform(0, 0.02)
         skipped = self._random.randrange(len(victim.TABLES)) if moment == "object" else 0
         while process.is_alive():
             now = _state(self._lake)
-            if moment == "object" and len(now.batches - before.batches) > skipped:
-                break
-            if moment == "write" and (now.parts or now.written):
+            there = {
+                "object": len(now.batches - before.batches) > skipped,
+                "bytes": now.written,
+                "upload": now.uploads,
+                "part": now.parts,
+            }
+            if there[moment]:
                 break
             time.sleep(0.001 if self._result.place == "folder" else 0.02)
         process.join(delay)

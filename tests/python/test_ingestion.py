@@ -4,12 +4,7 @@ import errno
 import gzip
 import hashlib
 import json
-import os
-import random
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -20,7 +15,7 @@ import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, Pipeline
+from conftest import Pipeline
 from pydantic import SecretStr
 
 from ingestion.config import TableConfig
@@ -448,43 +443,6 @@ def test_a_day_before_the_lakes_last_is_refused(database: psycopg.Connection, se
     land(settings)
     with pytest.raises(IngestionError, match="already holds 2025-12-31"):
         land(settings, day=date(2025, 12, 30))
-
-
-def test_killed_at_random_moments_nothing_is_lost_or_doubled(
-    database: psycopg.Connection, settings: Settings, tmp_path: Path
-) -> None:
-    """The short form of the campaign: runs killed with -9, a reader that polls all the time."""
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")
-    moments = random.Random(seed)
-    database.execute(
-        "insert into app.things (id, name, updated_at) select i, repeat('x', 200), timestamptz '2025-01-01' + i *"
-        " interval '1 second' from generate_series(1, 150000) as i"
-    )
-    script = (
-        "from datetime import date; from tests.python.test_ingestion import THINGS; from ingestion.run import run;"
-        "from ingestion.settings import Settings; import sys;"
-        "print('go', flush=True);"
-        "r = run(Settings(lake=sys.argv[1], source_dsn=sys.argv[2], extract_date=date(2025, 12, 31), _env_file=None),"
-        " [THINGS]); print(r)"
-    )
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests/python'}"}
-    command = [sys.executable, "-c", script, settings.lake, settings.source_dsn.get_secret_value()]
-    killed_midway = 0
-    for _ in range(6):
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-        assert process.stdout.readline() == "go\n"
-        time.sleep(moments.uniform(0.05, 0.8))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        partial = list(Path(settings.lake, ".partial").glob("*"))
-        killed_midway += bool(partial)
-        for batch in Path(settings.lake).glob("raw/app/things/*/*.parquet"):
-            assert pq.read_metadata(batch).num_rows == 150_000, "a reader saw half a batch"
-    land(settings)
-    assert killed_midway, "no run was killed while it wrote: the test proved nothing"
-    assert not list(Path(settings.lake, ".partial").iterdir())
-    assert len(landed(settings, "id")) == len(set(landed(settings, "id"))) == 150_000
 
 
 # ---------------------------------------------------------------- event log

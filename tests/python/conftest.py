@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DBT = Path(sys.executable).with_name("dbt")
 SETTINGS = (
     "WORLD LAKE WAREHOUSE SOURCE_DSN EVENT_LOG BUREAU_URL BUREAU_API_KEY FX_URL EXTRACT_DATE AS_OF_DATE"
-    " BOOK_CURRENCY LEDGER_COMPLETE_UNTIL SANDBOX_DIR SANDBOX_PORT DOCS_PORT DBT_TARGET DBT_TARGET_PATH DBT_LOG_PATH"
+    " BOOK_CURRENCY LEDGER_COMPLETE_UNTIL SANDBOX_DIR SANDBOX_PORT DOCS_PORT DBT_TARGET DBT_TARGET_PATH DBT_LOG_PATH SOURCES_FILE LOG_FORMAT"
 ).split()
 
 
@@ -113,6 +113,7 @@ class Pipeline:
             "DBT_LOG_PATH": str(self.folder / "logs"),
             "DO_NOT_TRACK": "1",
             "COLUMNS": "200",
+            "LOG_FORMAT": "text",
             **self.settings,
         }
 

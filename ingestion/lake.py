@@ -212,8 +212,8 @@ class Lake:
         )
 
     def landed_without_cursor(self, table: TableConfig, columns: list[str]) -> pa.Table:
-        """The landed records whose cursor is null: the version of each that landed last."""
-        needed = list(dict.fromkeys([*columns, *table.key, "_batch_id"]))
+        """The landed records whose cursor is null: the newest version of each, none deleted."""
+        needed = list(dict.fromkeys([*columns, *table.key, "_batch_id", "_source_deleted"]))
         parts = []
         for batch in self.batches(table.source, table.table):
             with self.storage.open(str(batch)) as handle:
@@ -224,7 +224,10 @@ class Lake:
                 rows = file.read_row_groups(groups, columns=present)
                 parts.append(rows.filter(pc.is_null(rows[table.cursor])))
         parts = [part for part in parts if part.num_rows]
-        return _newest(_concat(parts, needed), table.key).select(columns) if parts else _concat([], columns)
+        if not parts:
+            return _concat([], columns)
+        rows = _newest(_concat(parts, needed), table.key)
+        return rows.filter(pc.invert(rows["_source_deleted"])).select(columns)
 
     def _rows(
         self, batch: PurePosixPath, columns: list[str], since: tuple[str, datetime] | None = None

@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from ingestion.config import TableConfig
 from ingestion.errors import IngestionError
 from ingestion.lake import MANIFEST_KEY, BatchWriter, Lake
+from ingestion.log import Reporter
 from ingestion.run import Landed, run
 from ingestion.settings import Settings
 from sandbox.postgres import Postgres
@@ -182,12 +183,13 @@ def test_all_tables_see_one_snapshot(database: psycopg.Connection, server: str, 
     database.execute("insert into app.others values (1, now())")
     others = TableConfig("app", "others", "postgres", ("id",), "updated_at", options={"schema": "app"})
 
-    def write_in_between(result: Landed) -> None:
-        if result.table is THINGS:
-            with psycopg.connect(server) as writer:
-                writer.execute("insert into app.others values (2, now())")
+    class WriteInBetween(Reporter):
+        def finished(self, landed: Landed) -> None:
+            if landed.table is THINGS:
+                with psycopg.connect(server) as writer:
+                    writer.execute("insert into app.others values (2, now())")
 
-    run(settings, [THINGS, others], finished=write_in_between)
+    run(settings, [THINGS, others], reporter=WriteInBetween())
     # THEN the second table is read as of the first
     assert landed(settings, "id", table="others") == [(1,)]
 
@@ -537,7 +539,8 @@ def test_errors_are_one_line_that_says_what_to_do(
 ) -> None:
     pipeline = Pipeline("synthetic", tmp_path, changes)
     done = pipeline.try_run(sys.executable, "-m", "ingestion", "run")
-    assert done.returncode == 1
+    # what may work later is no fault of the configuration
+    assert done.returncode == (1 if "reached" in message or "Credentials" in message else 2)
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1

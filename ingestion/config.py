@@ -9,7 +9,7 @@ import yaml
 from ingestion.errors import IngestionError
 
 SOURCES_FILE = Path(__file__).with_name("sources.yml")
-KINDS = ("postgres", "event_log", "bureau", "fx")
+KINDS = ("postgres", "files", "bureau", "fx")
 
 
 @dataclass(frozen=True)

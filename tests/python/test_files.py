@@ -8,7 +8,7 @@ import random
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestion import files
-from ingestion.config import TableConfig, load_sources
+from ingestion.config import TableConfig
 from ingestion.errors import IngestionError
 from ingestion.lake import BatchWriter, Lake
 from ingestion.records import CsvParser, CsvSplitter, JsonParser, Layout, LineSplitter
@@ -46,7 +46,9 @@ MOMENT = datetime(2026, 1, 1, 10, tzinfo=UTC)
 def table(folder: Path | str = ".", **options: Any) -> TableConfig:
     """A table of files in `folder`, as sources.yml would declare it."""
     defaults = {"location": str(folder), "quiet_seconds": 0, "columns": COLUMNS}
-    return TableConfig("drop", "things", "files", ("id",), "at", may_be_empty=True, options=defaults | options)
+    return TableConfig(
+        "drop", "things", "files", ("id",), "at", may_be_empty=True, options=defaults | options
+    )
 
 
 def record(number: int, **changes: Any) -> dict[str, Any]:
@@ -279,9 +281,14 @@ def read_csv(data: bytes, chunk: int = 1 << 20, **options: Any) -> tuple[list[di
     pieces.append(splitter.finish(broken=False)[0])
     for lines in pieces:
         bad |= {b.line: b.reason for b in lines.bad}
-        parsed = CsvParser(layout, None, splitter.header).parse(lines.data, lines.ends) if lines.data else None
+        parsed = (
+            CsvParser(layout, None, splitter.header).parse(lines.data, lines.ends) if lines.data else None
+        )
         if parsed:
-            rows |= {lines.numbers[i]: r for i, r in zip(parsed.index.to_pylist(), parsed.rows.to_pylist(), strict=True)}
+            rows |= {
+                lines.numbers[i]: r
+                for i, r in zip(parsed.index.to_pylist(), parsed.rows.to_pylist(), strict=True)
+            }
             bad |= {lines.numbers[i]: reason for i, reason in parsed.bad.items()}
     return rows, bad
 
@@ -330,7 +337,16 @@ def test_csv_types_and_encodings() -> None:
         "doc": "json", "text": "text",
     }  # fmt: skip
     data = 'id,flag,ratio,day,at,doc,text\n1,TRUE,1e-3,31/12/2025,01/01/2026 07:00,"{""a"":1}",São\n"","","","","","",""\n'
-    ends = ["x,,,,,,", "1.0,,,,,,", "0x10,,,,,,", ",yes,,,,,", ",,nan,,,,", ",,,2026-01-01,,,", ",,,,01/01/2026,,", ",,,,,{,"]
+    ends = [
+        "x,,,,,,",
+        "1.0,,,,,,",
+        "0x10,,,,,,",
+        ",yes,,,,,",
+        ",,nan,,,,",
+        ",,,2026-01-01,,,",
+        ",,,,01/01/2026,,",
+        ",,,,,{,",
+    ]
     rows, bad = read_csv((data + "\n".join(ends)).encode("latin-1"), columns=columns, encoding="latin-1")
     first, second = rows.values()
     assert list(first.values())[:-1] == [1, True, 0.001, date(2025, 12, 31), MOMENT, '{"a":1}', "São"]
@@ -348,14 +364,19 @@ def test_a_time_that_its_zone_skipped_is_refused() -> None:
     assert bad == {2: "at is no timestamptz"}
 
 
-@given(st.lists(st.lists(st.text('a;"\n\r é', max_size=6), min_size=3, max_size=3), max_size=6), st.integers(1, 9))
+@given(
+    st.lists(st.lists(st.text('a;"\n\r é', max_size=6), min_size=3, max_size=3), max_size=6),
+    st.integers(1, 9),
+)
 def test_csv_that_is_written_right_is_read_back(table_of_texts: list[list[str]], chunk: int) -> None:
     # A row that is no line at all, nor begins as one, cannot be told from a blank line.
     def quoted(value: str) -> str:
         return '"' + value.replace('"', '""') + '"'
 
     data = "id;name;x\n" + "".join(";".join(map(quoted, row)) + "\n" for row in table_of_texts)
-    rows, bad = read_csv(data.encode(), chunk, delimiter=";", columns={"id": "text", "name": "text", "x": "text"})
+    rows, bad = read_csv(
+        data.encode(), chunk, delimiter=";", columns={"id": "text", "name": "text", "x": "text"}
+    )
     assert bad == {}
     assert [[r["id"], r["name"], r["x"]] for r in rows.values()] == table_of_texts
 
@@ -369,7 +390,9 @@ def test_a_file_lands_once_by_content_and_a_late_one_on_the_day_it_arrives(place
     assert place.land().rows == 0
     place.day = date(2026, 1, 2)
     place.put("2026-01-01/09-late.jsonl.gz", gzip.compress(jsonl(record(3))))
-    place.put("2026-01-02/10.jsonl.gz", gzip.compress(jsonl(record(1), record(2), record(1))))  # the same bytes
+    place.put(
+        "2026-01-02/10.jsonl.gz", gzip.compress(jsonl(record(1), record(2), record(1)))
+    )  # the same bytes
     place.put("2026-01-02/11.jsonl", jsonl(record(4)))
     place.put("2026-01-02/12.jsonl", jsonl(record(4)))  # twice within a run
     assert place.land().rows == 2
@@ -388,7 +411,9 @@ def backdate(path: Path, seconds: float = 60) -> None:
     os.utime(path, (then, then))
 
 
-def test_a_file_that_did_not_change_is_not_opened_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_did_not_change_is_not_opened_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(files, "RACY_SECONDS", 0.0)
     place.put("a.jsonl", jsonl(record(1)))
     place.put("b.jsonl", jsonl(record(2)))
@@ -406,10 +431,14 @@ def test_a_file_that_did_not_change_is_not_opened_again(place: Place, monkeypatc
     assert opened == ["a.jsonl"]
 
 
-def test_a_file_that_changed_a_moment_ago_is_looked_at_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_changed_a_moment_ago_is_looked_at_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place.put("a.jsonl", jsonl(record(1)))
     place.land()
-    monkeypatch.setattr(files, "_entry", lambda name, stat, make=files._entry: replace(make(name, stat), version="the same"))
+    monkeypatch.setattr(
+        files, "_entry", lambda name, stat, make=files._entry: replace(make(name, stat), version="the same")
+    )
     place.put("a.jsonl", jsonl(record(2)))
     assert place.land().rows == 1
 
@@ -442,7 +471,15 @@ def test_a_lake_of_the_first_version_knows_its_files(place: Place, monkeypatch: 
 
 
 def test_folders_that_are_being_written_are_left_alone(place: Place) -> None:
-    for name in (".a.jsonl", "a.jsonl.tmp", "a.jsonl.part", "_a.jsonl", ".hidden/a.jsonl", "_tmp/a.jsonl", "a.txt"):
+    for name in (
+        ".a.jsonl",
+        "a.jsonl.tmp",
+        "a.jsonl.part",
+        "_a.jsonl",
+        ".hidden/a.jsonl",
+        "_tmp/a.jsonl",
+        "a.txt",
+    ):
         place.put(name, jsonl(record(1, id=name)))
     place.declare(pattern="*.jsonl")
     assert place.land().rows == 0
@@ -458,7 +495,9 @@ def test_folders_that_are_being_written_are_left_alone(place: Place) -> None:
     assert place.land().rows == 1
 
 
-def test_a_file_that_changes_while_it_is_read_lands_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_changes_while_it_is_read_lands_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place.put("a.jsonl", jsonl(record(1)))
     feed = LineSplitter.feed
 
@@ -520,7 +559,9 @@ def noisy(count: int) -> bytes:
 
 
 @pytest.mark.parametrize("codec", ["gzip", "zstd"])
-def test_of_a_truncated_archive_the_whole_lines_land_and_the_rest_once_it_is_whole(place: Place, codec: str) -> None:
+def test_of_a_truncated_archive_the_whole_lines_land_and_the_rest_once_it_is_whole(
+    place: Place, codec: str
+) -> None:
     whole = pack(codec, noisy(1000))
     broken = whole[: len(whole) * 2 // 3]
     place.put("a.jsonl", broken)
@@ -553,7 +594,9 @@ def test_of_a_damaged_archive_nothing_lands(place: Place, where: str) -> None:
     assert place.letters() == {}
 
 
-def test_an_archive_larger_than_memory_may_hold_is_spooled(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_larger_than_memory_may_hold_is_spooled(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, size in (("KEEP_BYTES", 1000), ("CHUNK_BYTES", 500), ("BLOCK_BYTES", 700)):
         monkeypatch.setattr(files, name, size)
     place.put("a.jsonl.gz", gzip.compress(noisy(50)))
@@ -605,14 +648,20 @@ def test_a_line_too_long_is_a_dead_letter_and_lands_by_replay_once_it_may(place:
     assert place.replay().rows == 3
     assert place.letters() == {}
     assert place.land().extracted == 0
-    assert Counter((f, n) for f, n, _ in place.rows()) == Counter([*(("a.jsonl", i) for i in range(1, 6)), ("b.jsonl", 1)])
+    assert Counter((f, n) for f, n, _ in place.rows()) == Counter(
+        [*(("a.jsonl", i) for i in range(1, 6)), ("b.jsonl", 1)]
+    )
 
 
 # ---------------------------------------------------------------- partners, versions, and replay
 
 PARTNERS = {
     "north": {"files": "north/*", "fields": {"id": "ID", "at": "when"}},
-    "south-2": {"files": "south/*", "where": {"version": 2}, "fields": {"id": "event.id", "n": "event.count"}},
+    "south-2": {
+        "files": "south/*",
+        "where": {"version": 2},
+        "fields": {"id": "event.id", "n": "event.count"},
+    },
     "south": {"files": "south/*", "fields": {"id": "key"}},
 }
 
@@ -637,7 +686,9 @@ def test_partners_and_versions_of_one_record_land_in_one_table(place: Place) -> 
 
 
 def test_replay_lands_under_the_rules_of_today_and_nothing_twice(place: Place) -> None:
-    place.put("a.jsonl", jsonl(record(1), {"key": "old", "at": AT}, {"key": 5, "at": AT}, "café".encode("latin-1")))
+    place.put(
+        "a.jsonl", jsonl(record(1), {"key": "old", "at": AT}, {"key": 5, "at": AT}, "café".encode("latin-1"))
+    )
     assert place.land().rows == 1
     assert len(place.letters()) == 3
     assert place.replay().rows == 0
@@ -660,7 +711,9 @@ def test_replay_of_an_encoding_declared_wrong(place: Place) -> None:
     place.put("a.jsonl", jsonl(record(1), record(2, id="São")).decode().encode("latin-1"))
     place.land()
     (letter,) = place.lake.dead_letters("drop", "things")
-    assert base64.b64decode(letter.payload.removeprefix("base64:")) == jsonl(record(2, id="São"))[:-1].decode().encode("latin-1")
+    assert base64.b64decode(letter.payload.removeprefix("base64:")) == jsonl(record(2, id="São"))[
+        :-1
+    ].decode().encode("latin-1")
     place.declare(encoding="latin-1")
     assert place.replay().rows == 1
     assert place.letters() == {}
@@ -668,7 +721,11 @@ def test_replay_of_an_encoding_declared_wrong(place: Place) -> None:
 
 
 def test_csv_is_replayed_with_its_header(place: Place) -> None:
-    columns = {"id": {"type": "text", "required": True}, "at": {"type": "timestamptz"}, "amount": "numeric(14,2)"}
+    columns = {
+        "id": {"type": "text", "required": True},
+        "at": {"type": "timestamptz"},
+        "amount": "numeric(14,2)",
+    }
     place.declare(format="csv", delimiter=";", columns=columns)
     place.put("a.csv", f"\ufeffamount;id;at\r\n1.5;a;{AT}\r\n2,5;b;{AT}\r\n3;c\r\n".encode())
     place.put("b.csv", f"amount;key;at\n1;k;{AT}\n".encode())

@@ -10,7 +10,7 @@ import yaml
 from ingestion.errors import ConfigurationError
 
 SOURCES_FILE = Path(__file__).with_name("sources.yml")
-KINDS = ("postgres", "event_log", "bureau", "fx")
+KINDS = ("postgres", "files", "bureau", "fx")
 SCHEMA_POLICIES = ("evolve", "freeze")
 DEAD_LETTER_ALERT = 0.01
 # Sources and tables are folders of the lake and names in Athena.

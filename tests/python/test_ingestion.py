@@ -18,7 +18,7 @@ import pytest
 from conftest import Pipeline
 from pydantic import SecretStr
 
-from ingestion.config import TableConfig
+from ingestion.config import TableConfig, load_sources, select_tables
 from ingestion.errors import IngestionError
 from ingestion.lake import MANIFEST_KEY, BatchWriter, Lake
 from ingestion.log import Reporter
@@ -46,7 +46,7 @@ TABLE = """
 THINGS = TableConfig(
     "app", "things", "postgres", ("id",), "updated_at", options={"schema": "app", "overlap_seconds": 3600}
 )
-EVENTS = TableConfig("app_log", "events", "event_log", ("event_id",), "received_at", may_be_empty=True)
+(EVENTS,) = select_tables(load_sources(), ["app_log.events"])
 
 
 @pytest.fixture(scope="module")
@@ -492,29 +492,6 @@ def test_event_files_land_once_and_late_ones_on_the_day_they_arrive(
     (document, at) = landed(settings, "properties, occurred_at", "app_log", "events")[0]
     assert json.loads(document) == {"página": "início", "n": [1.5, None]}
     assert at == datetime(2025, 12, 31, 10, 0, 1, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (gzip.compress(b'{"event_id"\n'), "line 1 is not JSON"),
-        (gzip.compress(json.dumps(event(1)).encode())[:-12], "cannot be read"),
-        (gzip.compress(json.dumps(event(1, received_at="soon")).encode()), "line 1 has no valid received_at"),
-        (gzip.compress(b'{"event_id": "caf\xe9"}'), "cannot be read"),
-    ],
-    # The bytes hold the time: as names of tests they would differ between the suite's workers.
-    ids=["not JSON", "truncated", "no time", "not UTF-8"],
-)
-def test_a_broken_event_file_is_named(
-    database: psycopg.Connection, settings: Settings, content: bytes, message: str
-) -> None:
-    path = Path(settings.event_log, "2025-12-31/10.jsonl.gz")
-    path.parent.mkdir()
-    path.write_bytes(content)
-    (result,) = land(settings, EVENTS)
-    assert "2025-12-31/10.jsonl.gz" in result.error
-    assert message in result.error
-    assert not list(Path(settings.lake).glob("raw/**/*.parquet"))
 
 
 # ---------------------------------------------------------------- command line

@@ -42,7 +42,7 @@ KEY = "a-key-that-nobody-may-see"
 DAY = date(2025, 12, 31)
 NOON = datetime(2025, 12, 1, 12, tzinfo=UTC)
 ANNA, BRUNO, CARLA = "10000000019", "10000000108", "10000000280"
-BRIEF = Patience(connect=1, read=0.2, attempts=4, total=5, first_wait=0.001)
+BRIEF = Patience(connect=1, read=0.4, attempts=4, total=5, first_wait=0.001)
 
 SCORES = next(t for t in load_sources() if t.name == "bureau.scores")
 RATES = next(t for t in load_sources() if t.name == "central_bank.fx_rates")

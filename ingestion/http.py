@@ -7,6 +7,7 @@ All requests to a service, whatever thread they come from, pass one gate: it kee
 as long as `Retry-After` says, and leaves a service alone that fails again and again (circuit breaker).
 """
 
+import base64
 import json
 import logging
 import random
@@ -157,6 +158,7 @@ class HttpService:
         login = (parsed.username, parsed.password) if parsed.userinfo else None
         self._base = str(parsed.copy_with(username=None, password=None)).rstrip("/")
         known = [*secrets, *(headers or {}).values(), parsed.password]
+        known.append(base64.b64encode(":".join(login or ()).encode()).decode())
         self._secrets = {form for s in known if s and len(s) >= _SHORTEST_SECRET for form in _forms_of(s)}
         try:
             self._client = httpx.Client(

@@ -3,6 +3,7 @@
 # ruff: noqa: F811 (fixtures of another module)
 
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -17,8 +18,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from test_http_sources import (  # noqa: F401
+    ANNA,
+    BRUNO,
     DAY,
     KEY,
     RATES,
@@ -26,7 +30,10 @@ from test_http_sources import (  # noqa: F401
     SCORES,
     consent,
     dead_letters,
+    ok,
+    playing,
     postgres,
+    record,
     with_options,
 )
 
@@ -163,8 +170,8 @@ def check_no_call_wasted(calls: list[Call], deaths: Iterable[int] = (), pardoned
         if request["page_token"] is None:
             known = [s for s in request["subjects"] if s["cpf"] in newest]
             wasted += any(newest[s["cpf"]] + timedelta(days=30) >= end_of(call.day) for s in known)
-        for record in json.loads(call.answer)["data"]:
-            cpf, at = record.get("cpf"), record.get("queried_at")
+        for given in json.loads(call.answer)["data"]:
+            cpf, at = given.get("cpf"), given.get("queried_at")
             if isinstance(cpf, str) and isinstance(at, str):
                 moment = datetime.fromisoformat(at)
                 newest[cpf] = max(moment, newest.get(cpf, moment))
@@ -312,3 +319,53 @@ def test_killed_at_random_moments_nothing_is_lost_doubled_or_paid_for_twice(
     print(f"{midway} of {KILLS} left answers behind, {len(calls)} calls in all")
     assert midway, "no run was killed between two answers: the test proved nothing"
     check_no_call_wasted(calls, deaths)
+
+
+# ---------- what nobody may read
+
+
+def test_key_cpf_and_email_are_nowhere_in_clear_but_in_what_is_restricted(
+    postgres, consent, tmp_path, caplog, capfd
+):
+    """GIVEN services that repeat what they were sent WHEN runs fail and succeed THEN no word of it gets out."""
+    caplog.set_level(logging.DEBUG)
+    email = "ana.souza@example.com"
+    consent(ANNA)
+    consent(BRUNO)
+    echo = {"echo": {"key": KEY, "cpf": ANNA, "email": email}}
+    wrong = [record(score=f"{KEY} {ANNA}", **echo), record(cpf=f"{ANNA} {email}", **echo), f"{KEY} {BRUNO}"]
+    answers = [
+        (500, echo, {"Set-Cookie": f"{KEY}; {ANNA}"}),
+        (200, json.dumps(echo).encode()[:-9], {}),
+        (401, echo, {"WWW-Authenticate": KEY}),
+        (422, echo, {}),
+        ok({"data": [record(queried_at="2025-12-31T12:00:00Z", **echo), *wrong], "next_page_token": None}),
+    ]
+    with playing(*answers) as server:
+        settings = settings_of(postgres.info.dsn, tmp_path / "lake", server.url)
+        settings.bureau_url = settings.bureau_url.replace("//", f"//user:{KEY}@")
+        errors = []
+        for _ in range(3):
+            errors += [r.error for r in run(settings, [with_options(SCORES, http=MANNERS)]) if r.error]
+            logging.getLogger("test").debug("%s", errors)
+        replay(settings, with_options(SCORES, http=MANNERS))
+        assert len(server.requests) == 6
+    assert len(errors) == 2
+    assert len(dead_letters(settings, SCORES)) == 3
+    assert len(landed(settings, SCORES)) == 1
+    printed = capfd.readouterr()
+    told = [caplog.text, printed.out, printed.err, *errors]
+    restricted = []
+    for path in filter(Path.is_file, Path(settings.lake).rglob("*")):
+        told.append(str(path))
+        if path.suffix != ".parquet":
+            told.append(path.read_text())
+            continue
+        told.append(json.dumps({k.decode(): v.decode() for k, v in pq.read_metadata(path).metadata.items()}))
+        for name, values in pq.read_table(path, partitioning=None).to_pydict().items():
+            open_column = "dead_letter" in path.parts and name != "payload"
+            (told if open_column else restricted).append(repr(values))
+    assert any(ANNA in text and email in text for text in restricted), "the payload is whole"
+    for secret in (KEY, ANNA, BRUNO, email):
+        assert not [text for text in told if secret in text]
+    assert not [text for text in restricted if KEY in text], "the key is nowhere at all"

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sandbox import control
+from sandbox.aws.cli import app as aws
 from sandbox.errors import SandboxError
 from sandbox.settings import Settings, load
 
@@ -18,6 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(aws, name="aws")
 _out = Console()
 _err = Console(stderr=True)
 

@@ -21,7 +21,7 @@ _out = Console()
 _err = Console(stderr=True)
 
 Folder = Annotated[
-    str | None, typer.Option(help="Where its files are (default LOCAL_AWS_DIR, else .sandbox/aws).")
+    str | None, typer.Option(help="Where its logs are (default LOCAL_AWS_DIR, else .sandbox/aws).")
 ]
 
 

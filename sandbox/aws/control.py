@@ -1,4 +1,4 @@
-"""Starts and stops a local AWS: the functions behind the command line, the context manager and the fixture."""
+"""Starts and stops a local AWS: behind the command line, the context manager and the fixture."""
 
 import contextlib
 import fcntl
@@ -204,7 +204,8 @@ def _exclusive(wanted: Settings, progress: Progress) -> Iterator[None]:
         handle = (wanted.folder / "lock").open("w")
     except OSError as error:
         raise LocalAwsError(
-            f"cannot write to {wanted.folder} ({error.strerror}): set LOCAL_AWS_DIR to a folder you can write to"
+            f"cannot write to {wanted.folder} ({error.strerror}):"
+            " set LOCAL_AWS_DIR to a folder you can write to"
         ) from None
     with handle:
         while True:

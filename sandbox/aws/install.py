@@ -1,8 +1,8 @@
 """Trino from Maven Central: only the jars it needs here, each pinned by its SHA-256 in `trino.lock`.
 
-The published archives (`trino-server-core`, `trino-hive`, `trino-iceberg`) are 800 MB, most of it for other clouds
-and file systems. The lock names the 250 jars that remain (180 MB), each identical with the one in those archives.
-Folders share a jar by hard link.
+The published archives (`trino-server-core`, `trino-hive`, `trino-iceberg`) are 800 MB, most of it for other
+clouds and file systems. The lock names the 252 jars that remain (180 MB), each identical with the one in
+those archives. Folders share a jar by hard link.
 """
 
 import contextlib
@@ -93,7 +93,8 @@ def trino_home(progress: Callable[[str], None] = lambda text: None, *, cache: Pa
                 (Path(folder) / "trino").rename(home)
     except OSError as error:
         raise LocalAwsError(
-            f"cannot write to {cache} ({error.strerror or error}): set LOCAL_AWS_CACHE to a folder with 400 MB free"
+            f"cannot write to {cache} ({error.strerror or error}):"
+            " set LOCAL_AWS_CACHE to a folder with 400 MB free"
         ) from None
     return home
 

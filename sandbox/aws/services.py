@@ -32,9 +32,7 @@ def serve(port: int, region: str, concurrency: int) -> tuple[int, Engine]:
     moto.athena.urls.url_paths = {"{0}/$": LocalAthena.dispatch}
     moto.glue.urls.url_paths = {"{0}/$": CorrectedGlue.dispatch}
     corrected = CorrectedLakeFormation()
-    moto.lakeformation.urls.url_paths = {
-        path: corrected.dispatch for path in moto.lakeformation.urls.url_paths
-    }
+    moto.lakeformation.urls.url_paths = dict.fromkeys(moto.lakeformation.urls.url_paths, corrected.dispatch)
     application = DomainDispatcherApplication(create_backend_app)
     server = make_server("127.0.0.1", port, application, threaded=True, request_handler=_Handler)
     threading.Thread(target=server.serve_forever, daemon=True, name="moto").start()

@@ -236,7 +236,7 @@ class Trino:
             sql: in Trino's own language.
             schema: for unqualified names.
             session: properties, `name=value`.
-            watch: called with what is known whenever Trino answers; may raise, and then the statement is cancelled.
+            watch: told what is known whenever Trino answers; it may raise, which cancels the statement.
             on_rows: takes the rows away in pieces (`Result.rows` is emptied after each call).
 
         Raises:

@@ -178,7 +178,8 @@ class LocalAthena(AthenaResponse):
         location = configuration.get("OutputLocation")
         if not location:
             raise InvalidRequest(
-                "No output location provided. An output location is required either through the Workgroup result"
+                "No output location provided. An output location is required either through the Workgroup"
+                " result"
                 " configuration setting or as an API input."
             )
         split_location(location)
@@ -292,7 +293,7 @@ class LocalAthena(AthenaResponse):
 
     def list_engine_versions(self) -> str:
         """AWS: AUTO and version 3."""
-        third = {name: ENGINE_VERSION["EffectiveEngineVersion"] for name in ENGINE_VERSION}
+        third = dict.fromkeys(ENGINE_VERSION, ENGINE_VERSION["EffectiveEngineVersion"])
         return json.dumps({"EngineVersions": [ENGINE_VERSION, third]})
 
     # prepared statements

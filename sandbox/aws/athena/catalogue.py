@@ -1,4 +1,4 @@
-"""The Glue catalogue, as moto keeps it in this process: what Athena's DDL changes and reads without the engine."""
+"""The Glue catalogue, as moto keeps it in this process: what DDL changes and reads without the engine."""
 
 import copy
 import json

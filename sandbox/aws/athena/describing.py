@@ -9,7 +9,7 @@ _ICEBERG_SHOWN = ("vacuum_", "optimize_", "write_", "compression_level")
 
 
 def show_create_hive(database: str, table: str, definition: TableInput) -> list[str]:
-    """The lines of SHOW CREATE TABLE of an external table: Hive's form, with its spaces before the line's end."""
+    """The lines of SHOW CREATE TABLE of an external table: Hive's form, with its trailing spaces."""
     storage = definition["StorageDescriptor"]
     serde = storage.get("SerdeInfo") or {}
     parameters = definition.get("Parameters") or {}

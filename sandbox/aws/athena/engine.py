@@ -52,7 +52,8 @@ class Engine:
         """
         if region != self.region:
             raise InvalidRequest(
-                f"this local Athena is in {self.region}, not in {region}: start it with AWS_DEFAULT_REGION={region}"
+                f"this local Athena is in {self.region}, not in {region}: start it with"
+                f" AWS_DEFAULT_REGION={region}"
             )
 
     def catalogue(self, account: str) -> Catalogue:

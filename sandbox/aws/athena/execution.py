@@ -11,7 +11,8 @@ from ..trino import EngineError, EngineGone, Result
 from . import statements
 from .engine import Engine
 from .lexer import decimals_as_doubles, strip_statement
-from .results import Results
+from .operations import Operations
+from .results import Results, read_page
 from .translation import in_athenas_words
 
 QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = "QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"
@@ -114,8 +115,6 @@ class Execution:
             if self.state != QUEUED:
                 return
             self.state, self.begun = RUNNING, time.time()
-        from .operations import Operations
-
         state, reason = SUCCEEDED, None
         try:
             if self.error:
@@ -162,7 +161,8 @@ class Execution:
         text = in_athenas_words(str(error))
         if self.substatement in ("CREATE_TABLE_AS_SELECT", "INSERT", "UNLOAD") and self.manifest:
             text += (
-                f". If a data manifest file was generated at '{self.manifest}', you may need to manually clean the"
+                f". If a data manifest file was generated at '{self.manifest}', you may need to manually"
+                " clean the"
                 " data from locations specified in the manifest. Athena will not delete data in your account."
             )
         return QueryFailed(text, category, kind)
@@ -239,8 +239,6 @@ class Execution:
         Raises:
             InvalidRequest: there is no result.
         """
-        from .results import read_page
-
         if self.state != SUCCEEDED:
             ended = "Query did not finish successfully." if self.ended else "Query has not yet finished."
             name = "Final query state" if self.ended else "Current state"

@@ -163,7 +163,8 @@ class Operations:
                 execution.results.update_count = 0
                 return
             raise QueryFailed(
-                f"TABLE_ALREADY_EXISTS: line 1:1: Destination table '{HIVE}.{database}.{table}' already exists"
+                f"TABLE_ALREADY_EXISTS: line 1:1: Destination table '{HIVE}.{database}.{table}' already"
+                " exists"
             )
         location = self._ctas_location(statement, database, table)
         translated = translation.create_table_as(statement, database, table, location)
@@ -188,7 +189,8 @@ class Operations:
         if self._storage.list(location):
             raise QueryFailed(
                 f"HIVE_PATH_ALREADY_EXISTS: Target directory for table '{database}.{table}' already exists:"
-                f" {location}. You may need to manually clean the data at location '{location}' before retrying."
+                f" {location}. You may need to manually clean the data at location '{location}' before"
+                " retrying."
                 " Athena will not delete data in your account."
             )
         return location
@@ -481,7 +483,8 @@ class Operations:
         if not _keys(definition):
             raise semantic_error(10241, f"Table {database}.{table} is not a partitioned table")
         self._trino(
-            f"CALL {HIVE}.system.sync_partition_metadata({quote_string(database)}, {quote_string(table)}, 'ADD')"
+            f"CALL {HIVE}.system.sync_partition_metadata({quote_string(database)}, {quote_string(table)},"
+            " 'ADD')"
         )
         new = [
             p["Values"]
@@ -489,7 +492,8 @@ class Operations:
             if tuple(p["Values"]) not in before
         ]
         names = [
-            f"{table}:{'/'.join(f'{key}={value}' for key, value in zip(_keys(definition), values, strict=True))}"
+           "
+            f" f"{table}:{'/'.join(f'{key}={value}' for key, value in zip(_keys(definition), values, strict=True))}"
             for values in new
         ]
         lines = ["Partitions not in metastore:\t" + "\t".join(names)] if names else []

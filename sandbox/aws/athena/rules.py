@@ -12,7 +12,8 @@ MAX_QUERY = 262144
 
 # https://docs.aws.amazon.com/athena/latest/ug/create-table-as.html
 _CTAS_PROPERTIES = frozenset(
-    "table_type external_location location is_external format partitioned_by partitioning bucketed_by bucket_count"
+    "table_type external_location location is_external format partitioned_by partitioning bucketed_by"
+    " bucket_count"
     " write_compression orc_compression parquet_compression compression_level field_delimiter"
     " vacuum_min_snapshots_to_keep vacuum_max_snapshot_age_seconds vacuum_max_metadata_files_to_keep"
     " write_target_data_file_size_bytes optimize_rewrite_min_data_file_size_bytes"
@@ -33,7 +34,8 @@ _CODECS = {"NONE", "UNCOMPRESSED", "SNAPPY", "GZIP", "ZLIB", "ZSTD", "LZ4", "LZO
 _ICEBERG_TABLE_PROPERTIES = frozenset(
     "table_type format write_compression compression_level optimize_rewrite_data_file_threshold"
     " optimize_rewrite_delete_file_threshold optimize_rewrite_min_data_file_size_bytes"
-    " optimize_rewrite_max_data_file_size_bytes write_target_data_file_size_bytes vacuum_min_snapshots_to_keep"
+    " optimize_rewrite_max_data_file_size_bytes write_target_data_file_size_bytes"
+    " vacuum_min_snapshots_to_keep"
     " vacuum_max_snapshot_age_seconds vacuum_max_metadata_files_to_keep write_data_path_enabled"
     " write_object_storage_enabled write_object_storage_path external_location".split()
 )
@@ -54,7 +56,8 @@ def check_ctas(statement: CreateTableAsSelect) -> None:
         wrong_type = name in (_HIVE_ONLY if iceberg else _ICEBERG_ONLY | {"partitioning", "location"})
         if name not in _CTAS_PROPERTIES or wrong_type:
             raise QueryFailed(
-                f"INVALID_TABLE_PROPERTY: line 1:1: Catalog 'awsdatacatalog' table property '{name}' does not exist"
+                f"INVALID_TABLE_PROPERTY: line 1:1: Catalog 'awsdatacatalog' table property '{name}' does"
+                " not exist"
             )
     table_type = unquote(statement.properties.get("table_type", "'HIVE'")).upper()
     if table_type not in ("HIVE", "ICEBERG"):
@@ -69,7 +72,8 @@ def check_ctas(statement: CreateTableAsSelect) -> None:
     file_format = unquote(statement.properties.get("format", "'PARQUET'")).upper()
     if file_format not in _FORMATS[kind]:
         raise QueryFailed(
-            f"INVALID_TABLE_PROPERTY: line 1:1: Unable to set catalog 'awsdatacatalog' table property 'format'"
+            f"INVALID_TABLE_PROPERTY: line 1:1: Unable to set catalog 'awsdatacatalog' table property"
+            " 'format'"
             f" to ['{file_format}']: Invalid value [{file_format}]. Valid values: {sorted(_FORMATS[kind])}"
         )
     codec = unquote(statement.properties.get("write_compression", "'NONE'")).upper()
@@ -139,14 +143,16 @@ def check_create_table(statement: CreateTable) -> None:
     if statement.iceberg:
         if statement.external:
             raise QueryFailed(
-                "FAILED: SemanticException: External keyword is not supported for Iceberg tables: use CREATE TABLE"
+                "FAILED: SemanticException: External keyword is not supported for Iceberg tables: use"
+                " CREATE TABLE"
             )
         check_iceberg_properties(statement.properties)
         allowed = types.ICEBERG_TYPES
     else:
         if not statement.external:
             raise QueryFailed(
-                "FAILED: SemanticException: CREATE TABLE without EXTERNAL is only supported for Iceberg tables:"
+                "FAILED: SemanticException: CREATE TABLE without EXTERNAL is only supported for Iceberg"
+                " tables:"
                 " use CREATE EXTERNAL TABLE"
             )
         allowed = types.HIVE_TYPES

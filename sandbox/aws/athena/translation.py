@@ -45,7 +45,8 @@ def create_table_as(statement: CreateTableAsSelect, database: str, table: str, l
         (given[n] for n in ("write_compression", "parquet_compression", "orc_compression") if n in given), ""
     )
     return Translated(
-        f"CREATE TABLE {exists}{quote_name(catalog, database, table)} WITH ({options}) AS {statement.body}{data}",
+        f"CREATE TABLE {exists}{quote_name(catalog, database, table)} WITH ({options}) AS"
+        f" {statement.body}{data}",
         _compression(catalog, unquote(codec)),
         {name: unquote(value) for name, value in given.items() if name.startswith(_ICEBERG_PARAMETERS)},
     )

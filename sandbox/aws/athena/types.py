@@ -11,12 +11,14 @@ _NESTED = re.compile(r"(array|map|struct)\s*<(.*)>\s*\Z", re.S | re.I)
 _NESTED_TRINO = re.compile(r"(array|map|row)\s*\((.*)\)\s*\Z", re.S | re.I)
 
 HIVE_TYPES = frozenset(
-    "boolean tinyint smallint int integer bigint double float decimal char varchar string binary date timestamp".split()
+    "boolean tinyint smallint int integer bigint double float decimal char varchar string binary date"
+    " timestamp".split()
 )
 """What a column of CREATE TABLE may have: https://docs.aws.amazon.com/athena/latest/ug/data-types.html."""
 
 ICEBERG_TYPES = frozenset(
-    "boolean int integer long bigint double float decimal string binary date timestamp timestamptz uuid".split()
+    "boolean int integer long bigint double float decimal string binary date timestamp timestamptz"
+    " uuid".split()
 )
 """https://docs.aws.amazon.com/athena/latest/ug/querying-iceberg-supported-data-types.html."""
 

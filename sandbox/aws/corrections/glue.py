@@ -1,5 +1,6 @@
 """Glue: optimistic locking, whole answers under concurrency, views that survive a description, statistics."""
 
+import json
 import threading
 from typing import Any
 
@@ -19,8 +20,8 @@ class CorrectedGlue(GlueResponse):
     def call_action(self) -> Any:
         """One call at a time.
 
-        moto: calls of different threads work on the same dictionaries, and one that lists tables fails (HTTP 500)
-        while another adds one. AWS: calls do not disturb each other.
+        moto: calls of different threads work on the same dictionaries, and one that lists tables fails
+        (HTTP 500) while another adds one. AWS: calls do not disturb each other.
         """
         with LOCK:
             return super().call_action()
@@ -39,7 +40,20 @@ class CorrectedGlue(GlueResponse):
             raise JsonRESTError(
                 "ConcurrentModificationException", "Update table failed due to concurrent modifications."
             )
+        self._keep_parameters(table.as_dict())
         return super().update_table()
+
+    def _keep_parameters(self, current: dict[str, Any]) -> None:
+        """Properties of Iceberg tables outlive commits.
+
+        Trino: a commit writes only the parameters it knows. AWS: Athena's own (`vacuum_…`, `optimize_…`, what
+        clients have set) stay.
+        """
+        definition = self.parameters["TableInput"]
+        old, new = current.get("Parameters") or {}, definition.get("Parameters") or {}
+        if self._by_trino and new.get("table_type", "").upper() == "ICEBERG":
+            definition["Parameters"] = {**old, **new}
+            self.body = json.dumps({**self.parameters, "TableInput": definition})
 
     def get_table(self) -> ActionResult:
         """See `_as_trino_needs`."""
@@ -59,7 +73,7 @@ class CorrectedGlue(GlueResponse):
         Trino: knows its views by the parameter `comment` being "Presto View". AWS: Athena knows them whatever
         clients write there (dbt's persist_docs does). So Trino, and only Trino, is shown what it looks for.
         """
-        if table.get("TableType") != "VIRTUAL_VIEW" or f"Credential={ACCESS_KEY}/" not in self._authorization:
+        if table.get("TableType") != "VIRTUAL_VIEW" or not self._by_trino:
             return table
         parameters = {**(table.get("Parameters") or {}), "comment": "Presto View", "presto_view": "true"}
         return {
@@ -68,10 +82,11 @@ class CorrectedGlue(GlueResponse):
         }
 
     @property
-    def _authorization(self) -> str:
-        return self.headers.get("Authorization", "")
+    def _by_trino(self) -> bool:
+        return f"Credential={ACCESS_KEY}/" in self.headers.get("Authorization", "")
 
-    # moto: has none of the calls for column statistics, and Trino makes them. AWS: there are none unless computed.
+    # moto: has none of the calls for column statistics, and Trino makes them. AWS: there are none unless
+    # computed.
 
     def get_column_statistics_for_table(self) -> ActionResult:
         """No statistics."""

@@ -1,4 +1,4 @@
-"""Lake Formation: tags are added, not replaced; an untagged resource has none; a table shows its columns' tags."""
+"""Lake Formation: tags are added, not replaced; an untagged resource has none; columns show theirs."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ class CorrectedLakeFormation(LakeFormationResponse):
     """Moto's Lake Formation with AWS's behaviour of tags on resources."""
 
     def add_lf_tags_to_resource(self) -> str:
-        """moto: the new tags replace the old ones. AWS: they are added; a key that is there gets the new values."""
+        """moto: the new tags replace the old ones. AWS: they are added; a known key gets new values."""
         resource, tags = self._get_param("Resource"), self._get_param("LFTags")
         before = {place: list(store.get(place, [])) for store, place in self._places(resource)}
         answer = super().add_lf_tags_to_resource()

@@ -446,7 +446,7 @@ class Operations:
         database, table, definition = self._hive_table(statement.table, "ADD PARTITION")
         for given, location in statement.partitions:
             values = _partition_values(definition, given)
-            folder = "/".join(f"{key}={value}" for key, value in zip(_keys(definition), values, strict=True))
+            folder = _folder(definition, values)
             location = location or f"{definition['StorageDescriptor']['Location'].rstrip('/')}/{folder}"
             added = self._catalogue.create_partition(database, table, values, location)
             if not added and not statement.if_not_exists:
@@ -491,11 +491,7 @@ class Operations:
             for p in self._catalogue.partitions(database, table)
             if tuple(p["Values"]) not in before
         ]
-        names = [
-           "
-            f" f"{table}:{'/'.join(f'{key}={value}' for key, value in zip(_keys(definition), values, strict=True))}"
-            for values in new
-        ]
+        names = [f"{table}:{_folder(definition, values)}" for values in new]
         lines = ["Partitions not in metastore:\t" + "\t".join(names)] if names else []
         self._text([""], lines + [f"Repair: Added partition to metastore {name}" for name in names])
 
@@ -555,10 +551,7 @@ class Operations:
             return self._text(["partition"], [])  # projected ones are registered nowhere
         return self._text(
             ["partition"],
-            [
-                "/".join(f"{key}={value}" for key, value in zip(keys, part["Values"], strict=True))
-                for part in self._catalogue.partitions(database, table)
-            ],
+            [_folder(definition, part["Values"]) for part in self._catalogue.partitions(database, table)],
         )
 
     @run.register
@@ -606,6 +599,11 @@ class Operations:
 
 def _keys(definition: TableInput) -> list[str]:
     return [key["Name"] for key in definition.get("PartitionKeys") or []]
+
+
+def _folder(definition: TableInput, values: list[str]) -> str:
+    """A partition's name: `year=2024/month=1`."""
+    return "/".join(f"{key}={value}" for key, value in zip(_keys(definition), values, strict=True))
 
 
 def _partition_values(definition: TableInput, given: dict[str, str]) -> list[str]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from .errors import LocalAwsError
 
@@ -81,6 +82,18 @@ class LocalAws:
             "AWS_REGION": self.region,
             "AWS_EC2_METADATA_DISABLED": "true",
         }
+
+    def client(self, service: str) -> Any:
+        """A boto3 client of it, whatever the environment says."""
+        import boto3
+
+        return boto3.client(
+            service,
+            endpoint_url=self.endpoint,
+            region_name=self.region,
+            aws_access_key_id="local",
+            aws_secret_access_key="local",  # noqa: S106 - there is nothing to protect
+        )
 
 
 @contextlib.contextmanager

@@ -38,6 +38,9 @@ memory.heap-headroom-per-node=200MB
 query.min-expire-age=5s
 query.max-history=20
 task.max-worker-threads=4
+# One writer, so that the connectors' limit of partitions a writer is Athena's limit of 100 a statement.
+task.min-writer-count=1
+task.max-writer-count=1
 """
 
 _STORAGE = """\
@@ -62,7 +65,6 @@ hive.partition-projection-enabled=true
 # Athena keeps no column statistics unless asked to.
 hive.collect-column-statistics-on-write=false
 hive.table-statistics-enabled=false
-# Athena's limit; it is checked when the statement is done.
 hive.max-partitions-per-writers=100
 hive.recursive-directories=true
 """
@@ -79,7 +81,7 @@ iceberg.max-partitions-per-writer=100
 """
 
 
-@dataclass(frozen=True)
+@dataclass
 class EngineError(Exception):
     """Trino refused or failed a statement."""
 

@@ -419,4 +419,4 @@ def test_engine_killed_in_mid_query(client: Client, engine: int) -> None:
     assert end["Status"]["State"] == "FAILED"
     assert end["Status"]["AthenaError"]["ErrorCategory"] == 1
     assert end["Status"]["AthenaError"]["Retryable"]
-    assert client.wait(client.start("select 1"), patience=120)["Status"]["State"] == "SUCCEEDED"
+    assert client.wait(client.start("select 1"), patience=300)["Status"]["State"] == "SUCCEEDED"

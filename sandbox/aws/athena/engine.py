@@ -1,6 +1,7 @@
 """What all executions share: the engine, the queue before it, the catalogue and the storage."""
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -34,14 +35,17 @@ class Engine:
         """Puts an execution in the queue."""
         self._pool.submit(run)
 
-    def trino(self, patience: float = 120) -> Trino:
+    def trino(self, patience: float = 300) -> Trino:
         """Trino, when it is ready; it may be starting again.
 
         Raises:
             QueryFailed: it does not become ready.
         """
-        if self._connected.wait(patience) and self._trino.ready.wait(patience):
-            return self._trino
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            if self._connected.wait(1) and self._trino.ready.wait(1) and self._trino.pid is not None:
+                return self._trino
+            time.sleep(0.05)
         raise QueryFailed("GENERIC_INTERNAL_ERROR: the query engine does not start", 1, 401, retryable=True)
 
     def check_region(self, region: str) -> None:

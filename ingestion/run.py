@@ -66,14 +66,17 @@ def run(
                 f"the lake {lake.root} already holds {newest}, later than {settings.extract_date}; "
                 "set EXTRACT_DATE to that day or later, or LAKE to another folder"
             )
-        with postgres.connect(settings.source_dsn.get_secret_value()) as connection:
-            context = Run(settings, lake, settings.extract_date, lake.next_batch_id(), connection)
-            results = []
-            for table in tables:
-                progress(f"{table.name} …")
-                context.progress = lambda text, name=table.name: progress(f"{name} … {text}")
-                results.append(_land(table, context))
-                finished(results[-1])
+        batch_id = lake.next_batch_id()
+        results = []
+
+        def land(table: TableConfig, connection: psycopg.Connection) -> None:
+            progress(f"{table.name} …")
+            context = Run(settings, lake, settings.extract_date, batch_id, connection)
+            context.progress = lambda text: progress(f"{table.name} … {text}")
+            results.append(_land(table, context))
+            finished(results[-1])
+
+        postgres.each(settings.source_dsn.get_secret_value(), tables, land, settings.source_timeout)
     return results
 
 

@@ -9,7 +9,7 @@ does wait is DDL on that table, and writers queue behind DDL that waits: migrati
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -21,6 +21,7 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from ingestion.config import TableConfig
 from ingestion.errors import ConfigurationError, IngestionError
@@ -29,6 +30,7 @@ from ingestion.postgres_types import Column, column, quoted
 from ingestion.run import Run
 
 BLOCK_BYTES = 8 * 1024 * 1024
+ATTEMPTS_ON_A_REPLICA = 6
 # The text of dates, intervals and floats does not depend on how the server is set up, a long read does not
 # begin in the middle of the table, and nothing of ours stays on the server for ever.
 SESSION = {
@@ -45,11 +47,16 @@ SESSION = {
 }
 
 
+class RecoveryConflict(Exception):
+    """A replica ended a query of ours, or the snapshot itself, to go on replaying its primary's changes."""
+
+
 class Snapshot(psycopg.Connection):
     """A connection in one read-only transaction, whose snapshot `stream` reads from as well."""
 
     conninfo = ""
     name = ""
+    in_recovery = False
     _driver: adbc_driver_manager.AdbcConnection | None = None
     _database: adbc_driver_manager.AdbcDatabase | None = None
 
@@ -60,7 +67,9 @@ class Snapshot(psycopg.Connection):
 
         Raises:
             IngestionError: PostgreSQL refused the query, or went away.
+            RecoveryConflict: so it did, and it is a replica.
         """
+        begun = False
         try:
             if self._driver is None:
                 self._database = adbc_driver_postgresql.connect(self.conninfo)
@@ -69,6 +78,7 @@ class Snapshot(psycopg.Connection):
                 )
             self._run("begin")
             self._run(f"set transaction snapshot '{self.name}'")
+            begun = True
             with closing(adbc_driver_manager.AdbcStatement(self._driver)) as statement:
                 statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BLOCK_BYTES)})
                 statement.set_sql_query(query)
@@ -84,6 +94,10 @@ class Snapshot(psycopg.Connection):
             self._run("commit")
         except (adbc_driver_manager.Error, pa.ArrowException, OSError) as error:
             self._drop_driver()
+            # 42: the query is wrong, unless it is the one for a snapshot that is gone. In mid-stream: no code.
+            code = getattr(error, "sqlstate", None) or ""
+            if self.in_recovery and (not begun or not code.startswith("42")):
+                raise RecoveryConflict(_message(error)) from None
             raise IngestionError(f"PostgreSQL refused: {_message(error)}") from None
         except BaseException:
             # The COPY may still be running: there is no other way to end it.
@@ -117,6 +131,7 @@ def connect(dsn: str, timeout: str = "6h") -> Iterator[Snapshot]:
 
     Raises:
         IngestionError: PostgreSQL cannot be reached, or went away in the middle.
+        RecoveryConflict: a replica went away in the middle.
     """
     if not dsn:
         raise ConfigurationError(
@@ -147,10 +162,44 @@ def connect(dsn: str, timeout: str = "6h") -> Iterator[Snapshot]:
     with connection:
         try:
             connection.conninfo = conninfo
-            (connection.name,) = connection.execute("select pg_export_snapshot()").fetchone()
+            connection.name, connection.in_recovery = connection.execute(
+                "select pg_export_snapshot(), pg_is_in_recovery()"
+            ).fetchone()
             yield connection
         except psycopg.OperationalError as error:
+            if connection.in_recovery:
+                raise RecoveryConflict(_reason(error)) from None
             raise IngestionError(f"PostgreSQL went away: {_reason(error)}; run again to finish") from None
+
+
+def each(
+    dsn: str, tables: list[TableConfig], land: Callable[[TableConfig, Snapshot], None], timeout: str = "6h"
+) -> None:
+    """Call `land` for every table, all of them with one snapshot.
+
+    A replica may end the snapshot (a recovery conflict): the table under way and those after it are then
+    read from a fresh one. What has been published by then stays; of the table under way nothing has.
+
+    Raises:
+        IngestionError: PostgreSQL cannot be reached, went away, or is a replica that ended every attempt.
+    """
+    left = list(tables)
+    try:
+        for attempt in Retrying(
+            retry=retry_if_exception_type(RecoveryConflict),
+            stop=stop_after_attempt(ATTEMPTS_ON_A_REPLICA),
+            wait=wait_random_exponential(multiplier=0.5, max=60),
+            reraise=True,
+        ):
+            with attempt, connect(dsn, timeout) as connection:
+                while left:
+                    land(left[0], connection)
+                    del left[0]
+    except RecoveryConflict as conflict:
+        raise IngestionError(
+            f"{left[0].name}: the replica ended {ATTEMPTS_ON_A_REPLICA} attempts to read it ({conflict}); set"
+            " hot_standby_feedback or a longer max_standby_streaming_delay there, or read the primary"
+        ) from None
 
 
 def schema(table: TableConfig, run: Run) -> pa.Schema:

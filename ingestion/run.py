@@ -127,9 +127,9 @@ def backfill(
         found = drift.resolve(table, _module(table).schema(table, context), before)
         with reconcile.Newest(table, context, found.schema) as newest:
             for month in _months(first, last):
+                context.batch_id = context.lake.next_batch_id()
                 extract = partial(reconcile.backfill, newest=newest, first=month[0], last=month[1])
                 _batch(table, context, found, extract, landed, reporter, is_increment=False)
-                context.batch_id = context.lake.next_batch_id()
 
     return _each(settings, tables, "backfill", land, reporter)
 
@@ -182,27 +182,28 @@ def _each(
                 f"the lake {lake.root} already holds {newest}, later than {settings.extract_date}; "
                 "set EXTRACT_DATE to that day or later, or LAKE to another folder"
             )
-        with postgres.connect(settings.source_dsn.get_secret_value()) as connection:
-            context = Run(settings, lake, settings.extract_date, lake.next_batch_id(), connection)
-            first_batch_id = context.batch_id
-            reporter.started(command, settings.extract_date, tables)
-            for table in tables:
-                context.batch_id = first_batch_id
-                context.progress = lambda text, name=table.name: reporter.said(name, text)
-                landed = Landed(table)
-                began = time.monotonic()
-                reporter.reading(table, None)
-                try:
-                    # A savepoint: what is refused for one table leaves the others their snapshot.
-                    with connection.transaction():
-                        land(table, context, landed)
-                except psycopg.OperationalError:
-                    raise
-                except (IngestionError, psycopg.Error, OSError) as error:
-                    landed.error = _problem(table, error)
-                landed.seconds = time.monotonic() - began
-                results.append(landed)
-                reporter.finished(landed)
+        batch_id = lake.next_batch_id()
+        reporter.started(command, settings.extract_date, tables)
+
+        def one(table: TableConfig, connection: "postgres.Snapshot") -> None:
+            context = Run(settings, lake, settings.extract_date, batch_id, connection)
+            context.progress = lambda text: reporter.said(table.name, text)
+            landed = Landed(table)
+            began = time.monotonic()
+            reporter.reading(table, None)
+            try:
+                # A savepoint: what is refused for one table leaves the others their snapshot.
+                with connection.transaction():
+                    land(table, context, landed)
+            except psycopg.OperationalError:
+                raise
+            except (IngestionError, psycopg.Error, OSError) as error:
+                landed.error = _problem(table, error)
+            landed.seconds = time.monotonic() - began
+            results.append(landed)
+            reporter.finished(landed)
+
+        postgres.each(settings.source_dsn.get_secret_value(), tables, one, settings.source_timeout)
     return results
 
 

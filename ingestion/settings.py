@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     sources_file: Path | None = None
     log_format: Literal["", "text", "json"] = ""
     source_dsn: SecretStr = SecretStr("")
+    source_timeout: str = Field("6h", pattern=r"^[1-9]\d*(ms|s|min|h|d)$")
     bureau_url: str = ""
     bureau_api_key: SecretStr = SecretStr("")
     fx_url: str = "https://olinda.bcb.gov.br"

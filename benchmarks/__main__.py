@@ -221,8 +221,8 @@ def _write(results: dict) -> None:
     low, high = increment["range"]
     lines += [
         "",
-        f"An increment of {INCREMENT:,} rows of a table of {increment['of']:,}, from the start of the process to its"
-        f" end: {increment['median']:.2f} s ({low:.2f}–{high:.2f}).",
+        f"An increment of {INCREMENT:,} rows of a table of {increment['of']:,}, from the start of the process to"
+        f" its end: {increment['median']:.2f} s ({low:.2f}–{high:.2f}).",
     ]
     text = "\n".join(lines)
     print(f"\n{text}")

@@ -29,10 +29,11 @@ from typing import IO, Any, TypeVar
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ingestion.config import TableConfig
 from ingestion.errors import IngestionError
-from ingestion.lake import BatchWriter, DeadLetter, Lake, read_manifest
+from ingestion.lake import BatchWriter, DeadLetter, Lake
 from ingestion.lines import (
     Bad,
     BadRecord,
@@ -229,7 +230,7 @@ class _History:
         """Read back from the newest batch to the one that holds all before it."""
         history, found = cls(), []
         for path in reversed(lake.batches(table.source, table.table)):
-            manifest = read_manifest(path)
+            manifest = lake.manifest(path)
             if "files" in manifest:
                 found.append(_unpacked(manifest["files"], manifest["batch_id"]))
             if manifest.get("files_whole"):
@@ -649,8 +650,8 @@ class _Landed:
         values = ", ".join(f"""cast("{c.replace('"', '""')}" as varchar)""" for c in compared)
         self._digest = f"md5(cast(to_json([{values}]) as varchar)) as digest"
         paths = [p for p in lake.batches(table.source, table.table) if p.stem in batches]
-        of_file = duckdb.ColumnExpression("_source_file") == duckdb.ConstantExpression(name)
-        landed = lake._select(paths, columns.names, of_file).cast(columns)
+        found = [_of_file(block, name, columns) for path in paths for block in lake.blocks(path)]
+        landed = pa.concat_tables([columns.empty_table(), *found])
         self._connection = duckdb.connect()
         self._connection.execute("set timezone = 'UTC'")
         self._left = Counter(self._digests(landed))
@@ -675,6 +676,15 @@ class _Landed:
         numbered = rows.append_column("place", pa.array(range(rows.num_rows), pa.int64()))
         found = self._connection.from_arrow(numbered).order("place").project(self._digest)
         return [digest.encode() for (digest,) in found.fetchall()]
+
+
+def _of_file(block: pa.Table, name: str, columns: pa.Schema) -> pa.Table:
+    """The rows of one file; a column that came later is null."""
+    rows = block.filter(pc.equal(block["_source_file"], name))
+    return pa.table(
+        [rows[c.name] if c.name in rows.column_names else pa.nulls(len(rows), c.type) for c in columns],
+        names=columns.names,
+    ).cast(columns)
 
 
 def _ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:

@@ -94,7 +94,7 @@ class Snapshot(psycopg.Connection):
             self._run("commit")
         except (adbc_driver_manager.Error, pa.ArrowException, OSError) as error:
             self._drop_driver()
-            # 42: the query is wrong, unless it is the one for a snapshot that is gone. In mid-stream: no code.
+            # 42: the query is wrong, unless it is the one for a snapshot that is gone; none in mid-stream.
             code = getattr(error, "sqlstate", None) or ""
             if self.in_recovery and (not begun or not code.startswith("42")):
                 raise RecoveryConflict(_message(error)) from None

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal

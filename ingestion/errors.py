@@ -1,5 +1,8 @@
 """The errors that a person running ingestion is meant to read, each with its exit code."""
 
+DEAD_LETTERS = 3
+"""Exit code of a run that landed everything but more dead letters than `dead_letter_alert` allows."""
+
 
 class IngestionError(Exception):
     """Something the operator can act on: one line that says what is wrong and what to do.

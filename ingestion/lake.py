@@ -17,7 +17,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -212,8 +212,8 @@ class Lake:
         )
 
     def landed_without_cursor(self, table: TableConfig, columns: list[str]) -> pa.Table:
-        """The landed records whose cursor is null: the version of each that landed last."""
-        needed = list(dict.fromkeys([*columns, *table.key, "_batch_id"]))
+        """The landed records whose cursor is null: the newest version of each, none deleted."""
+        needed = list(dict.fromkeys([*columns, *table.key, "_batch_id", "_source_deleted"]))
         parts = []
         for batch in self.batches(table.source, table.table):
             with self.storage.open(str(batch)) as handle:
@@ -224,7 +224,10 @@ class Lake:
                 rows = file.read_row_groups(groups, columns=present)
                 parts.append(rows.filter(pc.is_null(rows[table.cursor])))
         parts = [part for part in parts if part.num_rows]
-        return _newest(_concat(parts, needed), table.key).select(columns) if parts else _concat([], columns)
+        if not parts:
+            return _concat([], columns)
+        rows = _newest(_concat(parts, needed), table.key)
+        return rows.filter(pc.invert(rows["_source_deleted"])).select(columns)
 
     def _rows(
         self, batch: PurePosixPath, columns: list[str], since: tuple[str, datetime] | None = None
@@ -306,7 +309,8 @@ class BatchWriter:
     without rows is published only when the table has none of this `extract_date` yet, so a rerun that
     finds nothing new adds nothing. Rows are given exactly as `schema`; the landing columns are added here.
     `watermark_from` is where the batches before this one ended (None before the first); `extra` takes
-    what a source wants to keep in the manifest.
+    what a source wants to keep in the manifest, and is news by itself where it is not empty. `on_commit` is
+    called once everything is committed.
 
     A batch that is no increment (`is_increment=False`: a backfill, a replay) did not look at all that came
     after the watermark: it leaves the watermark where it is, and is never published without a row.
@@ -332,6 +336,7 @@ class BatchWriter:
         self.skipped = 0
         self.rejected = 0
         self.extra: dict[str, Any] = {}
+        self.on_commit: Callable[[], None] = lambda: None
         day = f"extract_date={extract_date.isoformat()}"
         self.path = PurePosixPath("raw", table.source, table.table, day, f"{batch_id}.parquet")
         self.published = False
@@ -449,6 +454,7 @@ class BatchWriter:
         try:
             if kind is None:
                 self._commit()
+                self.on_commit()
         finally:
             self._data.discard()
             self._letters.discard()
@@ -467,6 +473,7 @@ class BatchWriter:
         if (
             self.rows == 0
             and letters == 0
+            and not any(self.extra.values())
             and self._previous
             and (not self._is_increment or self._previous["extract_date"] == self._extract_date.isoformat())
         ):

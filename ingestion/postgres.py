@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, timedelta
 
 import adbc_driver_manager
@@ -24,8 +25,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from ingestion.config import TableConfig
-from ingestion.errors import IngestionError
-from ingestion.lake import BatchWriter
+from ingestion.errors import ConfigurationError, IngestionError
+from ingestion.lake import BatchWriter, DeadLetter
 from ingestion.postgres_types import Column, column, quoted
 from ingestion.run import Run
 
@@ -136,14 +137,14 @@ def connect(dsn: str, timeout: str = "6h") -> Iterator[Snapshot]:
         RecoveryConflict: a replica went away in the middle.
     """
     if not dsn:
-        raise IngestionError(
+        raise ConfigurationError(
             "SOURCE_DSN is not set; set it, or start the sandbox with `python -m sandbox up`"
         )
     try:
         given = conninfo_to_dict(dsn)
     except psycopg.ProgrammingError:
         # PostgreSQL's own message would quote the string, and with it the password.
-        raise IngestionError(
+        raise ConfigurationError(
             "SOURCE_DSN is no connection string; write it as postgresql://user:password@host:5432/database"
             " (special characters percent-encoded)"
         ) from None
@@ -206,7 +207,25 @@ def each(
 
 def schema(table: TableConfig, run: Run) -> pa.Schema:
     """The table's columns with their types in the lake."""
-    return pa.schema([(c.name, c.type) for c in describe(run.postgres, table)])
+    return lake_schema(describe(run.postgres, table))
+
+
+def lake_schema(columns: list[Column]) -> pa.Schema:
+    """The schema of the columns' types in the lake."""
+    return pa.schema([(c.name, c.type) for c in columns])
+
+
+def replay(table: TableConfig, run: Run, letters: list[DeadLetter], out: BatchWriter) -> None:
+    """Read the rows of dead letters again by their keys; see `reconcile.replay`."""
+    from ingestion import reconcile
+
+    reconcile.replay(table, run, letters, out)
+
+
+def is_empty(connection: psycopg.Connection, table: TableConfig) -> bool:
+    """Whether the source's table has no row at all."""
+    query = f"select not exists (select from {source(table)})"  # noqa: S608 - the name is quoted
+    return connection.execute(query).fetchone()[0]
 
 
 def extract(table: TableConfig, run: Run, out: BatchWriter) -> None:
@@ -244,7 +263,7 @@ def extract(table: TableConfig, run: Run, out: BatchWriter) -> None:
                 out.skip(rows.num_rows - new.num_rows)
                 out.write(new)
         if unfit:
-            _reject(run.postgres, table, columns, where, unfit, out)
+            reject(run.postgres, table, columns, where, unfit, out)
     except IngestionError as error:
         raise IngestionError(f"{table.name}: {error}") from None
 
@@ -255,43 +274,44 @@ def describe(connection: psycopg.Connection, table: TableConfig) -> list[Column]
     Raises:
         IngestionError: the table does not exist or is not what sources.yml says.
     """
-    found = connection.execute(CATALOGUE, (table.options["schema"], table.table)).fetchall()
+    found = connection.execute(CATALOGUE, (table.options["schema"], table.relation)).fetchall()
     if not found:
         raise IngestionError(
-            f"{table.name}: PostgreSQL has no table {table.options['schema']}.{table.table}; "
+            f"{table.name}: PostgreSQL has no table {table.options['schema']}.{table.relation}; "
             "check SOURCE_DSN and sources.yml"
         )
     kinds = {name: kind for name, kind, *_ in found}
-    missing = [c for c in (*table.key, table.cursor) if c not in kinds]
+    missing = [c for c in (*table.key, table.cursor) if c and c not in kinds]
     if missing:
         raise IngestionError(
             f"{table.name}: sources.yml names columns that are not there: {', '.join(missing)}"
         )
-    if not kinds[table.cursor].startswith(("timestamp", "date")):
+    if table.cursor and not kinds[table.cursor].startswith(("timestamp", "date")):
         raise IngestionError(
             f"{table.name}: the cursor {table.cursor} is no date or timestamp; choose another"
         )
     numeric = table.options.get("numeric")
+    # What a column is called in the lake, where one of before stands in its way.
+    renamed = table.options.get("rename", {})
     columns = []
     for name, kind, nullable, domain, composite, element in found:
         policy = numeric.get(name) if isinstance(numeric, dict) else numeric
         try:
-            columns.append(
-                column(
-                    name,
-                    kind,
-                    nullable=nullable,
-                    domain=domain,
-                    composite=composite,
-                    element=element,
-                    cursor=name == table.cursor,
-                    numeric=policy,
-                )
+            described = column(
+                name,
+                kind,
+                nullable=nullable,
+                domain=domain,
+                composite=composite,
+                element=element,
+                cursor=name == table.cursor,
+                numeric=policy,
             )
         except ValueError:
             raise IngestionError(
                 f"{table.name}: sources.yml says numeric: {policy}; write string or decimal(38,9)"
             ) from None
+        columns.append(replace(described, name=renamed.get(name, name)))
     return columns
 
 
@@ -335,7 +355,7 @@ def read(
     select = [c.select for c in columns] + ([guard] if guard else [])
     # Names of our own: the driver is not asked to keep two columns of one name apart.
     listed = ", ".join(f"{expression} as c{i}" for i, expression in enumerate(select))
-    query = f"select {listed} from {_source(table)} where {where}"  # noqa: S608 - all names are quoted
+    query = f"select {listed} from {source(table)} where {where}"  # noqa: S608 - all names are quoted
     for batch in connection.stream(query):
         arrays, masks = zip(
             *(c.decode(values) for c, values in zip(columns, batch.columns, strict=False)), strict=True
@@ -350,7 +370,7 @@ def read(
         yield rows, batch.num_rows - rows.num_rows
 
 
-def _reject(
+def reject(
     connection: Snapshot,
     table: TableConfig,
     columns: list[Column],
@@ -364,7 +384,7 @@ def _reject(
     key = ", ".join(f"{_literal(name)}, {quoted(name)}::text" for name in table.key)
     query = f"""
         select to_json(source_row)::text, concat_ws('; ', {reasons}), json_build_object({key})::text
-        from {_source(table)} as source_row
+        from {source(table)} as source_row
         where {where} and ({" or ".join(c.unfit for c in unfit)})
     """  # noqa: S608 - all names and texts are quoted
     found = 0
@@ -380,8 +400,9 @@ def _reject(
         )
 
 
-def _source(table: TableConfig) -> str:
-    return f"{quoted(table.options['schema'])}.{quoted(table.table)}"
+def source(table: TableConfig) -> str:
+    """The source's table as an SQL identifier."""
+    return f"{quoted(table.options['schema'])}.{quoted(table.relation)}"
 
 
 def _literal(text: str) -> str:

@@ -22,11 +22,14 @@ import pytest
 import yaml
 from conftest import DBT, ROOT, SETTINGS, TwoDays
 
-from ingestion import bureau, event_log, fx
+from ingestion import bureau, files, fx
+from ingestion.config import load_sources, select_tables
 from ingestion.lake import LANDING_FIELDS
 from offline_packages import install
 from sandbox.worlds.base import SCHEMAS
 
+(EVENTS_TABLE,) = select_tables(load_sources(), ["app_log.events"])
+EVENTS_SCHEMA = files.schema(EVENTS_TABLE, None)
 PII_CLASSES = {"none", "pseudonym", "quasi", "direct"}
 STAND_INS = ROOT / "offline_packages"
 
@@ -147,7 +150,7 @@ def test_the_columns_described_are_the_columns_there_are(synthetic: TwoDays) -> 
 
 def test_the_sources_are_the_tables_that_are_landed(manifest: dict[str, Any]) -> None:
     landed = {("app", table): schema.names for table, schema in SCHEMAS.items()} | {
-        ("app_log", "events"): event_log.SCHEMA.names,
+        ("app_log", "events"): EVENTS_SCHEMA.names,
         ("bureau", "scores"): bureau.SCHEMA.names,
         ("central_bank", "fx_rates"): fx.SCHEMA.names,
     }
@@ -279,7 +282,7 @@ def at(text: str) -> datetime:
 
 
 RAW = {("app", table): schema for table, schema in SCHEMAS.items()} | {
-    ("app_log", "events"): event_log.SCHEMA,
+    ("app_log", "events"): EVENTS_SCHEMA,
     ("bureau", "scores"): bureau.SCHEMA,
     ("central_bank", "fx_rates"): fx.SCHEMA,
 }

@@ -4,10 +4,6 @@ import errno
 import gzip
 import hashlib
 import json
-import os
-import random
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,12 +16,13 @@ import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, Pipeline
+from conftest import Pipeline
 from pydantic import SecretStr
 
-from ingestion.config import TableConfig
+from ingestion.config import TableConfig, load_sources, select_tables
 from ingestion.errors import IngestionError
 from ingestion.lake import MANIFEST_KEY, BatchWriter, Lake
+from ingestion.log import Reporter
 from ingestion.run import Landed, run
 from ingestion.settings import Settings
 from sandbox.postgres import Postgres
@@ -50,7 +47,7 @@ TABLE = """
 THINGS = TableConfig(
     "app", "things", "postgres", ("id",), "updated_at", options={"schema": "app", "overlap_seconds": 3600}
 )
-EVENTS = TableConfig("app_log", "events", "event_log", ("event_id",), "received_at", may_be_empty=True)
+(EVENTS,) = select_tables(load_sources(), ["app_log.events"])
 
 
 @pytest.fixture(scope="module")
@@ -187,12 +184,13 @@ def test_all_tables_see_one_snapshot(database: psycopg.Connection, server: str, 
     database.execute("insert into app.others values (1, now())")
     others = TableConfig("app", "others", "postgres", ("id",), "updated_at", options={"schema": "app"})
 
-    def write_in_between(result: Landed) -> None:
-        if result.table is THINGS:
-            with psycopg.connect(server) as writer:
-                writer.execute("insert into app.others values (2, now())")
+    class WriteInBetween(Reporter):
+        def finished(self, landed: Landed) -> None:
+            if landed.table is THINGS:
+                with psycopg.connect(server) as writer:
+                    writer.execute("insert into app.others values (2, now())")
 
-    run(settings, [THINGS, others], finished=write_in_between)
+    run(settings, [THINGS, others], reporter=WriteInBetween())
     # THEN the second table is read as of the first
     assert landed(settings, "id", table="others") == [(1,)]
 
@@ -450,43 +448,6 @@ def test_a_day_before_the_lakes_last_is_refused(database: psycopg.Connection, se
         land(settings, day=date(2025, 12, 30))
 
 
-def test_killed_at_random_moments_nothing_is_lost_or_doubled(
-    database: psycopg.Connection, settings: Settings, tmp_path: Path
-) -> None:
-    """The short form of the campaign: runs killed with -9, a reader that polls all the time."""
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")
-    moments = random.Random(seed)
-    database.execute(
-        "insert into app.things (id, name, updated_at) select i, repeat('x', 200), timestamptz '2025-01-01' + i *"
-        " interval '1 second' from generate_series(1, 150000) as i"
-    )
-    script = (
-        "from datetime import date; from tests.python.test_ingestion import THINGS; from ingestion.run import run;"
-        "from ingestion.settings import Settings; import sys;"
-        "print('go', flush=True);"
-        "r = run(Settings(lake=sys.argv[1], source_dsn=sys.argv[2], extract_date=date(2025, 12, 31), _env_file=None),"
-        " [THINGS]); print(r)"
-    )
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests/python'}"}
-    command = [sys.executable, "-c", script, settings.lake, settings.source_dsn.get_secret_value()]
-    killed_midway = 0
-    for _ in range(6):
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-        assert process.stdout.readline() == "go\n"
-        time.sleep(moments.uniform(0.05, 0.8))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        partial = list(Path(settings.lake, ".partial").glob("*"))
-        killed_midway += bool(partial)
-        for batch in Path(settings.lake).glob("raw/app/things/*/*.parquet"):
-            assert pq.read_metadata(batch).num_rows == 150_000, "a reader saw half a batch"
-    land(settings)
-    assert killed_midway, "no run was killed while it wrote: the test proved nothing"
-    assert not list(Path(settings.lake, ".partial").iterdir())
-    assert len(landed(settings, "id")) == len(set(landed(settings, "id"))) == 150_000
-
-
 # ---------------------------------------------------------------- event log
 
 
@@ -534,29 +495,6 @@ def test_event_files_land_once_and_late_ones_on_the_day_they_arrive(
     assert at == datetime(2025, 12, 31, 10, 0, 1, tzinfo=UTC)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (gzip.compress(b'{"event_id"\n'), "line 1 is not JSON"),
-        (gzip.compress(json.dumps(event(1)).encode())[:-12], "cannot be read"),
-        (gzip.compress(json.dumps(event(1, received_at="soon")).encode()), "line 1 has no valid received_at"),
-        (gzip.compress(b'{"event_id": "caf\xe9"}'), "cannot be read"),
-    ],
-    # The bytes hold the time: as names of tests they would differ between the suite's workers.
-    ids=["not JSON", "truncated", "no time", "not UTF-8"],
-)
-def test_a_broken_event_file_is_named(
-    database: psycopg.Connection, settings: Settings, content: bytes, message: str
-) -> None:
-    path = Path(settings.event_log, "2025-12-31/10.jsonl.gz")
-    path.parent.mkdir()
-    path.write_bytes(content)
-    (result,) = land(settings, EVENTS)
-    assert "2025-12-31/10.jsonl.gz" in result.error
-    assert message in result.error
-    assert not list(Path(settings.lake).glob("raw/**/*.parquet"))
-
-
 # ---------------------------------------------------------------- command line
 
 
@@ -579,7 +517,8 @@ def test_errors_are_one_line_that_says_what_to_do(
 ) -> None:
     pipeline = Pipeline("synthetic", tmp_path, changes)
     done = pipeline.try_run(sys.executable, "-m", "ingestion", "run")
-    assert done.returncode == 1
+    # what may work later is no fault of the configuration
+    assert done.returncode == (1 if "reached" in message or "Credentials" in message else 2)
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1

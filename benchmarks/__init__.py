@@ -1,0 +1,1 @@
+"""Measured speed, beside named peers."""

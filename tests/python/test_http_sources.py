@@ -351,6 +351,18 @@ def test_service_that_stays_down_is_given_up_by_all_threads_soon():
         assert len(server.requests) <= 3 + 3 + 4, "threads do not add up"
 
 
+def test_giving_up_wakes_whoever_waits():
+    with playing((429, b"", {"Retry-After": "50"})) as server, service(server.url, Patience()) as client:
+        began = time.monotonic()
+        with ThreadPoolExecutor(3) as pool:
+            errors = [pool.submit(client.get, "/a") for _ in range(3)]
+            while not server.requests:
+                time.sleep(0.01)
+            client.give_up()
+        assert all(isinstance(e.exception(), IngestionError) for e in errors)
+        assert time.monotonic() - began < 10
+
+
 def test_requests_keep_the_rate_and_the_concurrency():
     limits = Limits(requests_per_second=50, burst=3, concurrency=2)
     patience = Patience(read=5)

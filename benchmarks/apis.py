@@ -1,21 +1,21 @@
 """How fast API records land, and in how much memory; beside dlt's REST client doing the same.
 
-    python -m benchmarks.apis [--people 5000] [--runs 3] [--without-dlt]
+    python -m benchmarks.apis [--people 5000] [--rounds 3] [--no-peers]
 
 The sandbox's credit bureau answers on loopback, in a process of its own; everyone has 24 records, 200 to a
 page. Ours also reads the consents from PostgreSQL, checks every record and keeps each page in the spool
-before it asks for the next. dlt gets the list of people for nothing and writes Parquet to a local folder;
-it is installed into an environment that is thrown away.
+before it asks for the next. dlt gets the list of people for nothing and writes Parquet to a local folder.
+Every round runs one after the other, so whatever else the machine does, it does to both.
 """
 
 import argparse
 import json
 import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import venv
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -29,39 +29,39 @@ from sandbox.third_party.server import create_server
 DAY = date(2025, 12, 31)
 CONSENTED_AT = datetime(2024, 1, 15, 12, tzinfo=UTC)
 KEY = "benchmark-key"
-PEER = "dlt[filesystem,parquet]==1.31.0"
-SCHEMA = Path(__file__).resolve().parent.parent / "sandbox" / "schema.sql"
+ROOT = Path(__file__).resolve().parent.parent
+PEER = ROOT / ".cache" / "bench" / "peers" / "bin" / "python"
 
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.apis", description=__doc__.split("\n")[0])
     parser.add_argument("--people", type=int, default=5000, help="how many people to ask about")
-    parser.add_argument("--runs", type=int, default=3, help="runs of each; the median is shown")
-    parser.add_argument("--without-dlt", action="store_true", help="only ours")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bench-apis-") as folder, _bureau() as url:
-        place = Path(folder)
-        with _lender(place, arguments.people) as dsn:
-            runs = arguments.runs
-            rows = [_measure("credit-lakehouse", runs, lambda n: _ours(place / f"lake{n}", dsn, url))]
-            if not arguments.without_dlt:
-                python = _peer(place)
-                rows.append(_measure(PEER, runs, lambda n: _dlt(python, place / f"dlt{n}", dsn, url)))
-    print(f"{'':<34}{'records':>10}{'seconds':>9}{'of CPU':>8}{'records/s':>11}{'peak MB':>9}")
-    for name, records, seconds, cpu, peak in rows:
-        print(f"{name:<34}{records:>10,}{seconds:>9.1f}{cpu:>8.1f}{records / seconds:>11,.0f}{peak:>9.0f}")
-
-
-def _measure(name: str, runs: int, once: Any) -> tuple[str, int, float, float, float]:
-    results = [once(n) for n in range(runs)]
-    return (
-        name,
-        results[0]["records"],
-        statistics.median(r["seconds"] for r in results),
-        statistics.median(r["cpu"] for r in results),
-        max(r["peak_mb"] for r in results),
-    )
+    parser.add_argument("--rounds", type=int, default=3, help="the median is shown")
+    parser.add_argument("--no-peers", action="store_true", help="only ingestion")
+    parser.add_argument("--peer", type=Path, default=PEER, help="a Python that has dlt")
+    given = parser.parse_args()
+    if not given.no_peers and not given.peer.exists():
+        raise SystemExit(
+            f"{given.peer} does not exist: install benchmarks/requirements.txt, or say --no-peers"
+        )
+    results: dict[str, list[dict[str, Any]]] = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-apis-") as folder,
+        _bureau() as url,
+        _lender(Path(folder), given.people) as dsn,
+    ):
+        for number in range(given.rounds):
+            place = Path(folder, str(number))
+            results.setdefault("ingestion", []).append(_ours(place / "lake", dsn, url))
+            if not given.no_peers:
+                results.setdefault("dlt REST client", []).append(_dlt(given.peer, place / "dlt", dsn, url))
+    print(f"load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores")
+    print(f"{'':<18}{'records':>10}{'seconds':>9}{'of CPU':>8}{'records/s':>11}{'peak MB':>9}")
+    for name, rounds in results.items():
+        seconds, cpu = (statistics.median(r[k] for r in rounds) for k in ("seconds", "cpu"))
+        records, peak = rounds[0]["records"], max(r["peak_mb"] for r in rounds)
+        print(f"{name:<18}{records:>10,}{seconds:>9.1f}{cpu:>8.1f}{records / seconds:>11,.0f}{peak:>9.0f}")
 
 
 def _ours(lake: Path, dsn: str, url: str) -> dict[str, Any]:
@@ -84,21 +84,13 @@ def _child(command: list[str], given: dict[str, Any]) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _peer(folder: Path) -> Path:
-    environment = folder / "venv"
-    venv.create(environment, with_pip=True)
-    python = environment / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", PEER], check=True)
-    return python
-
-
 @contextmanager
 def _lender(folder: Path, people: int) -> Any:
     with (folder / "postgres.log").open("wb") as log:
         server = Postgres(folder / "pgdata", log)
         try:
             with psycopg.connect(server.dsn, autocommit=True) as connection:
-                connection.execute(SCHEMA.read_text(encoding="utf-8"))
+                connection.execute((ROOT / "sandbox" / "schema.sql").read_text(encoding="utf-8"))
                 connection.execute(
                     "insert into app.customers (customer_id, partner_id, full_name, cpf, email, created_at,"
                     " updated_at) select n, 'p', 'n', to_char(40000000000 + n * 7919, 'FM00000000000'), 'e',"

@@ -24,13 +24,15 @@ from uuid import uuid4
 import psycopg
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ingestion import bureau, fx
 from ingestion.config import TableConfig, load_sources
 from ingestion.errors import IngestionError
 from ingestion.http import HttpService, Limits, Patience, manners
 from ingestion.lake import BatchWriter, DeadLetter, Lake
-from ingestion.records import Field, whole
+from ingestion.records import Field, from_json, to_json, whole
 from ingestion.run import Run, run
 from ingestion.settings import Settings
 from ingestion.spool import Spool
@@ -409,6 +411,26 @@ def test_nothing_of_the_url_or_the_key_is_told_whatever_the_service_repeats(capl
             assert client.get("/a") == {"a": "***", "b": "***", "c": "Basic ***"}
     assert "pass-word" not in caplog.text
     assert "user" not in caplog.text.lower().replace("user-agent", "")
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(st.sampled_from('a1."\\\ue000\ue001ü\ud800'))
+    | st.decimals(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.sampled_from('k"\ue000')), inner),
+    max_leaves=8,
+)
+
+
+@given(VALUES)
+def test_json_is_kept_digit_by_digit(value):
+    text = to_json(value)
+    assert text.isascii()
+    assert from_json(text) == value
+    if isinstance(value, Decimal):
+        assert text == str(value)
 
 
 # ---------- a lender, its lake, its third parties ----------

@@ -1,1 +1,1 @@
-"""Measured speed, beside named peers."""
+"""Measures ingestion side by side with named peers: `make bench`."""

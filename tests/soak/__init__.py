@@ -1,0 +1,1 @@
+"""A fault campaign: runs killed at random moments, and after each a proof that nothing was lost."""

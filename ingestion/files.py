@@ -27,8 +27,9 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, TypeVar
 
-import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from ingestion.config import TableConfig
 from ingestion.errors import IngestionError
@@ -644,17 +645,17 @@ class _Landed:
     def __init__(
         self, lake: Lake, table: TableConfig, name: str, batches: list[str], *, by_line: bool = False
     ) -> None:
-        columns = schema(table, None)
-        compared = [c for c in columns.names if c not in dict(PLACE) or (by_line and c == "_source_line")]
-        values = ", ".join(f"""cast("{c.replace('"', '""')}" as varchar)""" for c in compared)
-        self._digest = f"md5(cast(to_json([{values}]) as varchar)) as digest"
-        paths = [p for p in lake.batches(table.source, table.table) if p.stem in batches]
-        of_file = duckdb.ColumnExpression("_source_file") == duckdb.ConstantExpression(name)
-        landed = lake._select(paths, columns.names, of_file).cast(columns)
-        self._connection = duckdb.connect()
-        self._connection.execute("set timezone = 'UTC'")
-        self._left = Counter(self._digests(landed))
-        self._landed, self._found = landed.num_rows, 0
+        self._columns = [
+            field
+            for field in schema(table, None)
+            if field.name not in dict(PLACE) or (by_line and field.name == "_source_line")
+        ]
+        self._left: Counter[bytes] = Counter()
+        for batch in lake.batches(table.source, table.table):
+            if batch.stem in batches:
+                for rows in _blocks_of(batch):
+                    self._left.update(self._digests(rows.filter(pc.equal(rows["_source_file"], name))))
+        self._landed, self._found = self._left.total(), 0
 
     @property
     def is_mostly_there(self) -> bool:
@@ -672,9 +673,20 @@ class _Landed:
 
     def _digests(self, rows: pa.Table) -> list[bytes]:
         """A digest of each row's values, in the rows' order."""
-        numbered = rows.append_column("place", pa.array(range(rows.num_rows), pa.int64()))
-        found = self._connection.from_arrow(numbered).order("place").project(self._digest)
-        return [digest.encode() for (digest,) in found.fetchall()]
+        values = [
+            # A column declared since then is null in what landed before.
+            rows[f.name].to_pylist() if f.name in rows.column_names else [None] * rows.num_rows
+            for f in self._columns
+        ]
+        rows_of_values = zip(*values, strict=True)
+        return [hashlib.blake2b(repr(row).encode(), digest_size=16).digest() for row in rows_of_values]
+
+
+def _blocks_of(batch: Path) -> Iterator[pa.Table]:
+    """The rows of a committed file, a row group at a time."""
+    with pq.ParquetFile(batch) as file:
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group)
 
 
 def _ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:

@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 from ingestion.config import TableConfig
 from ingestion.errors import IngestionError
 from ingestion.lake import BatchWriter, DeadLetter, Lake, read_manifest
-from ingestion.records import (
+from ingestion.lines import (
     Bad,
     BadRecord,
     CsvParser,
@@ -51,9 +51,9 @@ from ingestion.run import Run
 PLACE = [("_source_file", pa.string()), ("_source_line", pa.int64())]
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}
 UNFINISHED = (".tmp", ".part")
-CHUNK_BYTES = 1024 * 1024
-BLOCK_BYTES = 2 * 1024 * 1024
-KEEP_BYTES = 16 * 1024 * 1024
+CHUNK_BYTES = 512 * 1024
+BLOCK_BYTES = 1024 * 1024
+KEEP_BYTES = 8 * 1024 * 1024
 WHOLE_EVERY = 200
 RACY_SECONDS = 2.0
 _BOM = b"\xef\xbb\xbf"
@@ -689,7 +689,7 @@ def _blocks_of(batch: Path) -> Iterator[pa.Table]:
             yield file.read_row_group(group)
 
 
-def _ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
+def _ahead(items: Iterator[T], depth: int = 1) -> Iterator[T]:
     """The same items, the next ones being made in a thread meanwhile."""
     end = object()
     with ThreadPoolExecutor(1) as thread:

@@ -25,7 +25,7 @@ from ingestion import files
 from ingestion.config import TableConfig
 from ingestion.errors import IngestionError
 from ingestion.lake import BatchWriter, Lake
-from ingestion.records import CsvParser, CsvSplitter, JsonParser, Layout, LineSplitter
+from ingestion.lines import CsvParser, CsvSplitter, JsonParser, Layout, LineSplitter
 from ingestion.run import Run
 from ingestion.settings import Settings
 from tests.soak import files as soak

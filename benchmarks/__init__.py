@@ -1,0 +1,1 @@
+"""Measures ingestion side by side with named peers: `make bench`."""

@@ -36,6 +36,15 @@ clean: ## Remove the worlds, lakes and warehouses that the demo made
 test: setup-dev lint ## Lint, then the whole test suite
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
+.PHONY: bench
+bench: setup .cache/bench/peers/.installed ## PostgreSQL to Parquet against psql COPY, ConnectorX and dlt (docs/benchmarks.md)
+	@$(BIN)/python -m benchmarks $(BENCH_OPTIONS)
+
+.cache/bench/peers/.installed: benchmarks/requirements.txt
+	@$(PYTHON) -m venv --clear .cache/bench/peers
+	@.cache/bench/peers/bin/pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
+	@touch $@
+
 .PHONY: lint
 lint: setup-dev ## ruff and sqlfluff
 	@$(BIN)/ruff check .
@@ -79,6 +88,10 @@ $(VENV)/.installed-dev: requirements-dev.txt | $(BIN)/pip
 dbt_packages/.installed: packages.yml $(shell find offline_packages -type f -not -name '*.pyc') | $(VENV)/.installed
 	@$(BIN)/python offline_packages/install.py
 	@touch $@
+
+.PHONY: soak
+soak: setup-dev ## 200 runs killed with -9, on a folder and on S3, each verified (SOAK="--kills 20 --seed 7")
+	@$(BIN)/python -m tests.soak $(SOAK)
 
 ##@ Help
 .PHONY: help

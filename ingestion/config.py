@@ -1,77 +1,119 @@
 """Reads `sources.yml`."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ingestion.errors import IngestionError
+from ingestion.errors import ConfigurationError
 
 SOURCES_FILE = Path(__file__).with_name("sources.yml")
 KINDS = ("postgres", "files", "bureau", "fx")
+SCHEMA_POLICIES = ("evolve", "freeze")
+DEAD_LETTER_ALERT = 0.01
+# Sources and tables are folders of the lake and names in Athena.
+_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 
 
 @dataclass(frozen=True)
 class TableConfig:
     """One raw table: where it comes from and how its records are told apart.
 
-    `options` holds whatever else the entry or its source says, for the module of its `kind`.
+    Without a `cursor`, a PostgreSQL table is compared whole at every run. `options` holds whatever else the
+    entry or its source says, for the module of its `kind`. `schema_policy` is `evolve` or `freeze`;
+    `dead_letter_alert` is the share of extracted records, 0 to 1, above which a run ends with an alert;
+    `expect_rows` is `daily` when a day without a new row is a failure.
     """
 
     source: str
     table: str
     kind: str
     key: tuple[str, ...]
-    cursor: str
+    cursor: str | None
     may_be_empty: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    schema_policy: str = "evolve"
+    dead_letter_alert: float = DEAD_LETTER_ALERT
+    expect_rows: str | None = None
 
     @property
     def name(self) -> str:
         """`source.table`, as it is called on the command line and in messages."""
         return f"{self.source}.{self.table}"
 
+    @property
+    def relation(self) -> str:
+        """What the table is called in its source, where that is no good name in the lake."""
+        return self.options.get("relation", self.table)
+
 
 def load_sources(path: Path = SOURCES_FILE) -> list[TableConfig]:
     """Every table of `sources.yml`, in its order.
 
     Raises:
-        IngestionError: the file is not what is expected; the message names the entry.
+        ConfigurationError: the file is not what is expected; the message names the entry.
     """
     tables: list[TableConfig] = []
     try:
         for source, settings in yaml.safe_load(path.read_text(encoding="utf-8")).items():
             shared = {k: v for k, v in settings.items() if k not in ("kind", "tables")}
             if settings["kind"] not in KINDS:
-                raise IngestionError(f"{path.name}: {source}: kind must be one of {', '.join(KINDS)}")
-            for table, entry in settings["tables"].items():
-                options = dict(shared) | entry
-                tables.append(
-                    TableConfig(
-                        source=source,
-                        table=table,
-                        kind=settings["kind"],
-                        key=tuple(options.pop("key")),
-                        cursor=options.pop("cursor"),
-                        may_be_empty=options.pop("may_be_empty", False),
-                        options=options,
-                    )
-                )
+                raise ConfigurationError(f"{path.name}: {source}: kind must be one of {', '.join(KINDS)}")
+            for table, entry in (settings["tables"] or {}).items():
+                config = _table(source, table, settings["kind"], shared | entry)
+                if problem := _problem(config):
+                    raise ConfigurationError(f"{path.name}: {config.name}: {problem}")
+                tables.append(config)
     except (KeyError, AttributeError, TypeError) as error:
-        raise IngestionError(f"{path.name}: an entry lacks or misplaces {error}") from None
+        raise ConfigurationError(f"{path.name}: an entry lacks or misplaces {error}") from None
     except (OSError, yaml.YAMLError) as error:
-        raise IngestionError(f"{path} cannot be read: {type(error).__name__}") from None
+        raise ConfigurationError(f"{path} cannot be read: {type(error).__name__}") from None
     return tables
+
+
+def _table(source: str, table: str, kind: str, options: dict[str, Any]) -> TableConfig:
+    return TableConfig(
+        source=source,
+        table=table,
+        kind=kind,
+        key=tuple(options.pop("key")),
+        cursor=options.pop("cursor"),
+        may_be_empty=options.pop("may_be_empty", False),
+        schema_policy=options.pop("schema_policy", "evolve"),
+        dead_letter_alert=options.pop("dead_letter_alert", DEAD_LETTER_ALERT),
+        expect_rows=options.pop("expect_rows", None),
+        options=options,
+    )
+
+
+def _problem(table: TableConfig) -> str | None:
+    """What is wrong with an entry, or None."""
+    share = table.dead_letter_alert
+    if not all(_NAME.fullmatch(str(name)) for name in (table.source, table.table)):
+        return "names in the lake are lower case letters, digits and _ (`relation` names the source's table)"
+    if table.cursor is None and table.kind != "postgres":
+        return "only PostgreSQL tables can do without a cursor"
+    renamed = table.options.get("rename", {})
+    if not isinstance(renamed, dict) or {*renamed, *renamed.values()} & {*table.key, table.cursor}:
+        return "rename must be {column: name}, and neither the key nor the cursor"
+    if table.schema_policy not in SCHEMA_POLICIES:
+        return f"schema_policy must be one of {', '.join(SCHEMA_POLICIES)}"
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+        return "dead_letter_alert must be a share from 0 to 1, such as 0.01"
+    if table.expect_rows not in (None, "daily"):
+        return "expect_rows must be daily, or left out"
+    return None
 
 
 def select_tables(tables: list[TableConfig], names: list[str]) -> list[TableConfig]:
     """The tables called `names` (`source.table` or a whole `source`), all of them when `names` is empty.
 
     Raises:
-        IngestionError: a name is in no entry.
+        ConfigurationError: a name is in no entry.
     """
     unknown = [n for n in names if not any(n in (t.name, t.source) for t in tables)]
     if unknown:
-        raise IngestionError(f"no such table in sources.yml: {', '.join(unknown)}")
+        raise ConfigurationError(f"no such table in sources.yml: {', '.join(unknown)}")
     return [t for t in tables if not names or t.name in names or t.source in names]

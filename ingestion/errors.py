@@ -1,4 +1,7 @@
-"""The one kind of error that a person running ingestion is meant to read."""
+"""The errors that a person running ingestion is meant to read, each with its exit code."""
+
+DEAD_LETTERS = 3
+"""Exit code of a run that landed everything but more dead letters than `dead_letter_alert` allows."""
 
 
 class IngestionError(Exception):
@@ -6,3 +9,17 @@ class IngestionError(Exception):
 
     The text never holds a value of a record, a key or a password.
     """
+
+    exit_code = 1
+
+
+class ConfigurationError(IngestionError):
+    """A setting, an argument or `sources.yml` is wrong: the same command fails again until it is mended."""
+
+    exit_code = 2
+
+
+class LakeBusy(IngestionError):
+    """Another run holds the lake: the same command works later (EX_TEMPFAIL)."""
+
+    exit_code = 75

@@ -29,11 +29,10 @@ from typing import IO, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ingestion.config import TableConfig
 from ingestion.errors import IngestionError
-from ingestion.lake import BatchWriter, DeadLetter, Lake, read_manifest
+from ingestion.lake import BatchWriter, DeadLetter, Lake
 from ingestion.lines import (
     Bad,
     BadRecord,
@@ -230,7 +229,7 @@ class _History:
         """Read back from the newest batch to the one that holds all before it."""
         history, found = cls(), []
         for path in reversed(lake.batches(table.source, table.table)):
-            manifest = read_manifest(path)
+            manifest = lake.manifest(path)
             if "files" in manifest:
                 found.append(_unpacked(manifest["files"], manifest["batch_id"]))
             if manifest.get("files_whole"):
@@ -653,7 +652,7 @@ class _Landed:
         self._left: Counter[bytes] = Counter()
         for batch in lake.batches(table.source, table.table):
             if batch.stem in batches:
-                for rows in _blocks_of(batch):
+                for rows in lake.blocks(batch):
                     self._left.update(self._digests(rows.filter(pc.equal(rows["_source_file"], name))))
         self._landed, self._found = self._left.total(), 0
 
@@ -680,13 +679,6 @@ class _Landed:
         ]
         rows_of_values = zip(*values, strict=True)
         return [hashlib.blake2b(repr(row).encode(), digest_size=16).digest() for row in rows_of_values]
-
-
-def _blocks_of(batch: Path) -> Iterator[pa.Table]:
-    """The rows of a committed file, a row group at a time."""
-    with pq.ParquetFile(batch) as file:
-        for group in range(file.num_row_groups):
-            yield file.read_row_group(group)
 
 
 def _ahead(items: Iterator[T], depth: int = 1) -> Iterator[T]:

@@ -6,10 +6,13 @@ The real service is at https://olinda.bcb.gov.br; its oddities that matter here:
 - parameters of the OData function stand in single quotes, dates are MM-DD-YYYY;
 - a time has no zone (it is São Paulo's) and none to six digits of a second;
 - a day without bulletins is an empty list, not an error.
+
+Its `$skip` counts from the start of a list that may grow between two pages, so it is not used: each request
+is for some days and must be answered whole, in whatever order; one that fills its `$top` is halved.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -19,8 +22,9 @@ import pyarrow.compute as pc
 
 from ingestion.config import TableConfig
 from ingestion.errors import IngestionError
-from ingestion.http import HttpService
-from ingestion.lake import TIMESTAMP, BatchWriter
+from ingestion.http import HttpService, manners
+from ingestion.lake import TIMESTAMP, BatchWriter, DeadLetter
+from ingestion.records import EXTRA, BadRecord, Field, decimal, from_json, shape, text, to_json
 from ingestion.run import Run
 from ingestion.settings import BUSINESS_ZONE
 
@@ -31,16 +35,43 @@ SCHEMA = pa.schema(
         ("sell", pa.decimal128(18, 8)),
         ("quoted_at", TIMESTAMP),
         ("bulletin", pa.string()),
+        EXTRA,
     ]
 )
 KEY = ("currency", "quoted_at", "bulletin")
 PAGE_ROWS = 1000
+PAGE_DAYS = 180  # five bulletins on each business day: some 640 rows
 OVERLAP_DAYS = 3
 _RESOURCE = (
     "/olinda/servico/PTAX/versao/v1/odata/"
     "CotacaoMoedaPeriodo(moeda=@moeda,dataInicial=@dataInicial,dataFinalCotacao=@dataFinalCotacao)"
 )
 _CURRENCY = re.compile(r"[A-Z]{3}", re.ASCII)
+_EXACT_RATE = decimal(18, 8)
+
+
+def _rate(value: Any) -> Decimal:
+    rate = _EXACT_RATE(value)
+    if rate <= 0:
+        raise ValueError
+    return rate
+
+
+def _local_time(value: Any) -> datetime:
+    local = datetime.fromisoformat(value)
+    if local.tzinfo is not None:
+        raise ValueError
+    return local.replace(tzinfo=BUSINESS_ZONE).astimezone(UTC)
+
+
+FIELDS = (
+    Field("cotacaoCompra", "buy", _rate),
+    Field("cotacaoVenda", "sell", _rate),
+    Field("dataHoraCotacao", "quoted_at", _local_time),
+    Field("tipoBoletim", "bulletin", text),
+)
+# Rates against the dollar: they follow from the others.
+IGNORED = ("paridadeCompra", "paridadeVenda")
 
 
 def schema(table: TableConfig, run: Run) -> pa.Schema:
@@ -52,34 +83,87 @@ def extract(table: TableConfig, run: Run, out: BatchWriter) -> None:
     """Write the bulletins up to the run's day that the lake does not hold.
 
     A currency begins at `start_date`, later runs a few days before its newest landed bulletin, so that
-    bulletins published late are found.
+    bulletins published late are found. A bulletin that is not as promised becomes a dead letter.
 
     Raises:
-        IngestionError: a setting is wrong, the service cannot be asked, or an answer of it is not valid.
+        IngestionError: a setting is wrong, or the service cannot be asked.
     """
     landed = run.lake.read(table.source, table.table, list(KEY))
-    wanted = [(c, _first_day(table, c, landed)) for c in _currencies(table)]
-    wanted = [(currency, first) for currency, first in wanted if first <= run.extract_date]
-    if not wanted:
-        return
+    firsts = {currency: _first_day(table, currency, landed) for currency in _currencies(table)}
+    _land(table, run, out, landed, firsts)
+
+
+def replay(table: TableConfig, run: Run, letters: list[DeadLetter], out: BatchWriter) -> None:
+    """Land what can be landed of `letters`: as they are if they are as promised by now, else asked for again.
+
+    Where a letter does not say from which day it is, everything since `start_date` is asked for.
+
+    Raises:
+        IngestionError: a setting is wrong, or the service cannot be asked.
+    """
+    landed = run.lake.read(table.source, table.table, list(KEY))
+    repaired: list[dict[str, Any]] = []
+    firsts: dict[str, date] = {}
+    asked = []
+    for letter in letters:
+        currency, bulletin = from_json(letter.origin)["currency"], from_json(letter.payload)
+        out.extracted += 1
+        try:
+            repaired.append(_row(bulletin, currency))
+            out.retire(letter)
+        except BadRecord:
+            day = _day(bulletin) or _start_date(table)
+            firsts[currency] = min(day, firsts.get(currency, day))
+            asked.append((letter, currency))
+    troubled = _land(table, run, out, landed, firsts, repaired)
+    for letter, currency in asked:
+        if currency in troubled:
+            out.reject_again(letter, letter.reason)
+        else:
+            out.skip(1)
+            out.retire(letter)
+
+
+def _land(
+    table: TableConfig,
+    run: Run,
+    out: BatchWriter,
+    landed: pa.Table,
+    firsts: dict[str, date],
+    rows: Sequence[dict[str, Any]] = (),
+) -> set[str]:
+    """Write `rows`, counted already, and each currency's bulletins from its first day on.
+
+    Returns the currencies with a bulletin that was not as promised.
+    """
+    answered, troubled = list(rows), set()
+    wanted = [(currency, first) for currency, first in firsts.items() if first <= run.extract_date]
+    if wanted:
+        with HttpService(
+            "central bank's PTAX service", run.settings.fx_url, "FX_URL", **manners(table)
+        ) as service:
+            for currency, first in wanted:
+                run.progress(f"{currency} from {first}")
+                for bulletin in _bulletins(service, currency, first, run.extract_date):
+                    out.extracted += 1
+                    try:
+                        answered.append(_row(bulletin, currency))
+                    except BadRecord as problem:
+                        troubled.add(currency)
+                        origin = to_json({"currency": currency})
+                        out.reject(to_json(bulletin), str(problem), origin=origin)
     known = set(zip(*(landed[c].to_pylist() for c in KEY), strict=True))
-    rows: list[dict[str, Any]] = []
-    with HttpService("central bank's PTAX service", run.settings.fx_url, "FX_URL") as service:
-        for currency, first in wanted:
-            run.progress(f"{currency} from {first}")
-            for bulletin in _bulletins(service, currency, first, run.extract_date):
-                row = _to_row(bulletin, currency)
-                if row is None:
-                    raise service.unexpected(f"with something that is no bulletin of {currency}")
-                key = tuple(row[c] for c in KEY)
-                out.extracted += 1
-                if key in known:
-                    out.skip(1)
-                else:
-                    known.add(key)
-                    rows.append(row)
+    new = []
+    for row in answered:
+        key = tuple(row[c] for c in KEY)
+        if key in known:
+            out.skip(1)
+        else:
+            known.add(key)
+            new.append(row)
     order = [(c, "ascending") for c in ("quoted_at", "currency", "bulletin")]
-    out.write(pa.Table.from_pylist(rows, SCHEMA).sort_by(order))
+    out.write(pa.Table.from_pylist(new, SCHEMA).sort_by(order))
+    return troubled
 
 
 def _currencies(table: TableConfig) -> list[str]:
@@ -93,9 +177,7 @@ def _currencies(table: TableConfig) -> list[str]:
 
 def _first_day(table: TableConfig, currency: str, landed: pa.Table) -> date:
     """The first day to ask for: `start_date`, or some days before the newest bulletin in the lake."""
-    start = table.options.get("start_date")
-    if isinstance(start, datetime) or not isinstance(start, date):
-        raise IngestionError(f"{table.name}: start_date in sources.yml must be a date such as 2024-01-01")
+    start = _start_date(table)
     if landed.num_rows == 0:
         return start
     newest = pc.max(landed["quoted_at"].filter(pc.equal(landed["currency"], currency))).as_py()
@@ -105,46 +187,44 @@ def _first_day(table: TableConfig, currency: str, landed: pa.Table) -> date:
     return max(start, following - timedelta(days=table.options.get("overlap_days", OVERLAP_DAYS)))
 
 
+def _start_date(table: TableConfig) -> date:
+    start = table.options.get("start_date")
+    if isinstance(start, datetime) or not isinstance(start, date):
+        raise IngestionError(f"{table.name}: start_date in sources.yml must be a date such as 2024-01-01")
+    return start
+
+
 def _bulletins(service: HttpService, currency: str, first: date, last: date) -> Iterator[Any]:
-    """Every bulletin of the days from `first` to `last`, page by page."""
-    # Written out: the real service wants `$`, `@` and quotes as they are, and a space as %20, not as +.
-    query = (
-        f"?@moeda='{currency}'&@dataInicial='{first:%m-%d-%Y}'&@dataFinalCotacao='{last:%m-%d-%Y}'"
-        f"&$format=json&$orderby=dataHoraCotacao%20asc&$top={PAGE_ROWS}"
-    )
-    skip = 0
-    while True:
-        answer = service.get(f"{_RESOURCE}{query}&$skip={skip}")
+    """Every bulletin of the days from `first` to `last`."""
+    days = [
+        (day, min(day + timedelta(days=PAGE_DAYS - 1), last))
+        for day in (first + timedelta(days=n) for n in range(0, (last - first).days + 1, PAGE_DAYS))
+    ]
+    while days:
+        begin, end = days.pop(0)
+        # Written out: the real service wants `$`, `@` and quotes as they are, and a space as %20, not as +.
+        answer = service.get(
+            f"{_RESOURCE}?@moeda='{currency}'&@dataInicial='{begin:%m-%d-%Y}'"
+            f"&@dataFinalCotacao='{end:%m-%d-%Y}'&$format=json&$orderby=dataHoraCotacao%20asc&$top={PAGE_ROWS}"
+        )
         if not isinstance(answer, dict) or not isinstance(answer.get("value"), list):
             raise service.unexpected("without a list `value`")
-        yield from answer["value"]
         if len(answer["value"]) < PAGE_ROWS:
-            return
-        skip += PAGE_ROWS
+            yield from answer["value"]
+        elif begin == end:
+            raise service.unexpected(f"with {PAGE_ROWS} bulletins of {currency} on one day")
+        else:
+            middle = begin + (end - begin) // 2
+            days[:0] = [(begin, middle), (middle + timedelta(days=1), end)]
 
 
-def _to_row(bulletin: Any, currency: str) -> dict[str, Any] | None:
-    """The bulletin as a row of `SCHEMA`, or None when it is not what the service promises."""
+def _row(bulletin: Any, currency: str) -> dict[str, Any]:
+    return {"currency": currency, **shape(bulletin, FIELDS, IGNORED)}
+
+
+def _day(bulletin: Any) -> date | None:
+    """The local day of a bulletin that may be anything."""
     try:
-        kind = bulletin["tipoBoletim"]
-        local = datetime.fromisoformat(bulletin["dataHoraCotacao"])
-        buy, sell = _rate(bulletin["cotacaoCompra"]), _rate(bulletin["cotacaoVenda"])
-    except (KeyError, TypeError, ValueError):
+        return _local_time(bulletin["dataHoraCotacao"]).astimezone(BUSINESS_ZONE).date()
+    except (LookupError, TypeError, ValueError, ArithmeticError):
         return None
-    if not isinstance(kind, str) or not kind or local.tzinfo is not None:
-        return None
-    quoted_at = local.replace(tzinfo=BUSINESS_ZONE).astimezone(UTC)
-    return {"currency": currency, "buy": buy, "sell": sell, "quoted_at": quoted_at, "bulletin": kind}
-
-
-def _rate(value: Any) -> Decimal:
-    """An exact rate.
-
-    Raises:
-        ValueError: it is no positive number that fits decimal(18, 8).
-    """
-    if type(value) is int:
-        value = Decimal(value)
-    if type(value) is not Decimal or not 0 < value < 10**10 or value != round(value, 8):
-        raise ValueError("not a rate")
-    return value.quantize(Decimal("1e-8"))

@@ -7,33 +7,33 @@ that could disagree with the data; watermarks are read back from committed foote
     LAKE/lakehouse.json                                             which world this lake belongs to
     LAKE/raw/<source>/<table>/extract_date=YYYY-MM-DD/<batch>.parquet
     LAKE/dead_letter/<source>/<table>/extract_date=YYYY-MM-DD/<batch>.parquet
-    LAKE/.partial/                                                  files being written, never read
+    LAKE/audit/batches/<batch>.parquet                              a row per table; see `ingestion.audit`
 
 Dead letters are published before their batch, and count once the batch's manifest names them: what a run
 that died in between left there is replaced by the next run, which has the same batch id.
 """
 
-import fcntl
 import hashlib
 import io
 import json
-import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
-from pathlib import Path
+from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ingestion import audit
 from ingestion.config import TableConfig
-from ingestion.errors import IngestionError
+from ingestion.errors import ConfigurationError, IngestionError
+from ingestion.storage import Storage, Upload, open_storage
 
 MANIFEST_KEY = b"credit_lakehouse.manifest"
 TIMESTAMP = pa.timestamp("us", tz="UTC")
@@ -57,8 +57,9 @@ DEAD_LETTER_SCHEMA = pa.schema(
     ]
 )
 LETTERS_AT_ONCE = 10_000
-_DAY_FOLDER = re.compile(r"^extract_date=\d{4}-\d{2}-\d{2}$")
-_BATCH_FILE = re.compile(r"^\d{8}\.parquet$")
+FOOTERS_AT_ONCE = 16
+MARKER = "lakehouse.json"
+_BATCH_NAME = re.compile(r"raw/[^/]+/[^/]+/extract_date=(\d{4}-\d{2}-\d{2})/(\d{8})\.parquet")
 
 
 @dataclass(frozen=True)
@@ -80,146 +81,225 @@ class DeadLetter:
 
 
 class Lake:
-    """A lake in a local folder; open it with `Lake.open`."""
+    """A lake in a local folder or on S3; open it with `Lake.open`.
 
-    def __init__(self, root: Path, world: str) -> None:
-        self.root = root
+    `root` is how people call the place; files are named by their path below it.
+    """
+
+    def __init__(self, storage: Storage, world: str) -> None:
+        self.storage = storage
+        self.root = storage.url
         self.world = world
+        self._committed: list[dict[str, Any]] = []
 
     @classmethod
     def open(cls, root: str, world: str, source_id: str = "") -> "Lake":
-        """Open the lake at `root`, a folder that is made and marked with its owner when it is new.
+        """Open the lake at `root`, a folder or `s3://bucket/prefix`, marked with its owner when it is new.
 
         `world` and, where it is known, `source_id` say whose data the lake holds.
 
         Raises:
-            IngestionError: `root` cannot be a lake of this world and source.
+            ConfigurationError: `root` cannot be a lake of this world and source.
         """
-        if "://" in root:
-            raise IngestionError(
-                f"LAKE={root}: this version lands in a local folder only; set LAKE to a folder"
-            )
-        path = Path(root)
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            marker = path / "lakehouse.json"
-            if not marker.exists():
-                if any(p.name not in (".lock", ".partial") for p in path.iterdir()):
-                    raise IngestionError(f"LAKE={root} is not empty and not a lake; set LAKE to a new folder")
-                _write_atomically(marker, json.dumps({"world": world, "source_id": source_id}) + "\n")
-            owner = json.loads(marker.read_text(encoding="utf-8"))
+            storage = open_storage(root)
+            owner = json.loads(_marker(storage, world, source_id))
             owner_world, owner_source = owner["world"], owner.get("source_id")
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
-            raise IngestionError(
+            raise ConfigurationError(
                 f"LAKE={root} cannot be used: {reason}; set LAKE to a writable folder"
             ) from None
         if owner_world != world:
-            raise IngestionError(
+            raise ConfigurationError(
                 f"LAKE={root} belongs to the world {owner_world}, not {world}; set LAKE to another folder"
             )
         if source_id and owner_source and owner_source != source_id:
-            raise IngestionError(
+            raise ConfigurationError(
                 f"LAKE={root} was filled from {owner_source}, not {source_id}; set LAKE to another folder"
             )
-        return cls(path, world)
+        return cls(storage, world)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the lake for one writer; leftovers of a writer that died are cleared first.
 
         Raises:
-            IngestionError: another run holds it.
+            LakeBusy: another run holds it.
         """
-        with (self.root / ".lock").open("w") as handle:
+        with self.storage.lock():
+            self._committed = []
+            audit.repair(self)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise IngestionError(
-                    f"another run is writing to the lake {self.root}; wait until it has finished"
-                ) from None
-            partial = self.root / ".partial"
-            partial.mkdir(exist_ok=True)
-            for leftover in partial.iterdir():
-                leftover.unlink()
-            yield
+                yield
+            finally:
+                audit.record(self.storage, self._committed)
 
-    def batches(self, source: str, table: str) -> list[Path]:
-        """Committed files of a table, oldest batch first."""
-        folder = self.root / "raw" / source / table
-        files = (p for p in folder.glob("extract_date=*/*.parquet") if _BATCH_FILE.match(p.name))
+    def note(self, batch: dict[str, Any]) -> None:
+        """Keep the audit's row of a batch that was just committed until the lock is let go."""
+        self._committed.append(batch)
+
+    def batches(self, source: str, table: str) -> list[PurePosixPath]:
+        """Committed files of a table below the lake's root, oldest batch first."""
+        return self._batches(f"raw/{source}/{table}")
+
+    def all_batches(self) -> list[PurePosixPath]:
+        """Committed files of all tables, oldest batch first."""
+        return self._batches("raw")
+
+    def _batches(self, folder: str) -> list[PurePosixPath]:
+        files = (PurePosixPath(n) for n in self.storage.names(folder) if _BATCH_NAME.fullmatch(n))
         return sorted(files, key=lambda p: (p.name, p.parent.name))
+
+    def manifest(self, batch: PurePosixPath) -> dict[str, Any]:
+        """The manifest in a committed file's footer.
+
+        Raises:
+            IngestionError: the file is no batch of this lake.
+        """
+        return self.footer(batch)[0]
+
+    def footer(self, batch: PurePosixPath) -> tuple[dict[str, Any], int]:
+        """The manifest of a committed file, and the file's bytes; raises as `manifest`."""
+        try:
+            with self.storage.open(str(batch)) as file:
+                return json.loads(pq.read_metadata(file).metadata[MANIFEST_KEY]), file.seek(0, io.SEEK_END)
+        except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+            raise IngestionError(
+                f"{self.root}/{batch} is not a readable batch ({type(error).__name__});"
+                " move it out of the lake"
+            ) from None
 
     def manifests(self, source: str, table: str) -> list[dict[str, Any]]:
         """Manifests of a table's committed batches, oldest first."""
-        return [read_manifest(path) for path in self.batches(source, table)]
+        files = self.batches(source, table)
+        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as footers:
+            return list(footers.map(self.manifest, files))
 
     def last_manifest(self, source: str, table: str) -> dict[str, Any] | None:
         """Manifest of the newest batch of a table, or None before the first."""
         files = self.batches(source, table)
-        return read_manifest(files[-1]) if files else None
+        return self.manifest(files[-1]) if files else None
 
     def next_batch_id(self) -> str:
         """One more than the highest batch id in the lake: eight digits, the same for all tables of a run."""
-        names = (p.stem for p in self.root.glob("raw/*/*/extract_date=*/*.parquet"))
-        return f"{max((int(n) for n in names if n.isdigit()), default=0) + 1:08d}"
+        # Also of a batch that only the audit knows: whoever lost its file must not see its id again.
+        taken = [*(p.stem for p in self.all_batches()), *audit.batch_ids(self.storage)]
+        return f"{max(map(int, taken), default=0) + 1:08d}"
 
     def read(self, source: str, table: str, columns: list[str]) -> pa.Table:
-        """All committed rows of a table, just these columns, in batch order."""
-        return self._select(self.batches(source, table), columns)
+        """All committed rows of a table, just these columns, in batch order.
+
+        A column that some files lack is null in their rows.
+        """
+        return _concat([self._rows(f, columns) for f in self.batches(source, table)], columns)
 
     def landed_since(self, table: TableConfig, since: datetime, columns: list[str]) -> pa.Table:
-        """Committed rows whose cursor is `since` or later."""
-        files = []
-        for path in reversed(self.batches(table.source, table.table)):
-            watermark = read_manifest(path)["watermark_to"]
-            # watermark_to never falls from one batch to the next, so nothing older can reach the window.
-            if watermark is None or datetime.fromisoformat(watermark) < since:
+        """The landed records whose cursor is `since` or later: the newest version of each, none deleted."""
+        needed = [*columns, *table.key, "_batch_id", "_source_deleted"]
+        parts = []
+        for batch in reversed(self.batches(table.source, table.table)):
+            highest = _cursor_max(self.manifest(batch))
+            # cursor_max never falls from one batch to the next, so nothing older can reach the window.
+            if highest is None or datetime.fromisoformat(highest) < since:
                 break
-            files.append(path)
-        return self._select(
-            files, columns, duckdb.ColumnExpression(table.cursor) >= duckdb.ConstantExpression(since)
+            parts.append(self._rows(batch, needed, (table.cursor, since)))
+        rows = _concat(parts[::-1], list(dict.fromkeys(needed)))
+        if len(parts) > 1:
+            rows = _newest(rows, table.key)
+        return (
+            rows.filter(pc.invert(rows["_source_deleted"])).select(columns) if parts else rows.select(columns)
         )
 
-    def dead_letters(self, source: str, table: str) -> list[DeadLetter]:
-        """The records of a table that could not be landed and wait for `replay`, oldest first."""
-        latest: dict[str, DeadLetter] = {}
-        for path in self.batches(source, table):
-            letters = self.root.joinpath("dead_letter", *path.relative_to(self.root / "raw").parts)
-            if letters.exists() and read_manifest(path)["dead_letters"]:
-                for record in pq.read_table(letters, partitioning=None).to_pylist():
-                    latest[record["dead_letter_id"]] = DeadLetter(**record)
-        return [letter for letter in latest.values() if letter.outcome == "open"]
+    def landed_without_cursor(self, table: TableConfig, columns: list[str]) -> pa.Table:
+        """The landed records whose cursor is null: the newest version of each, none deleted."""
+        needed = list(dict.fromkeys([*columns, *table.key, "_batch_id", "_source_deleted"]))
+        parts = []
+        for batch in self.batches(table.source, table.table):
+            with self.storage.open(str(batch)) as handle:
+                file = pq.ParquetFile(handle, pre_buffer=True)
+                groups = range(file.num_row_groups)
+                groups = [g for g in groups if _has_nulls(file.metadata.row_group(g), table.cursor)]
+                present = [c for c in {*needed, table.cursor} if c in file.schema_arrow.names]
+                rows = file.read_row_groups(groups, columns=present)
+                parts.append(rows.filter(pc.is_null(rows[table.cursor])))
+        parts = [part for part in parts if part.num_rows]
+        if not parts:
+            return _concat([], columns)
+        rows = _newest(_concat(parts, needed), table.key)
+        return rows.filter(pc.invert(rows["_source_deleted"])).select(columns)
 
-    @staticmethod
-    def _select(files: list[Path], columns: list[str], where: duckdb.Expression | None = None) -> pa.Table:
-        if not files:
-            return pa.table({c: pa.nulls(0) for c in columns})
-        with duckdb.connect() as connection:
-            connection.execute("set timezone = 'UTC'")
-            rows = connection.read_parquet(
-                [str(f) for f in files], union_by_name=True, hive_partitioning=False
-            )
-            if where is not None:
-                rows = rows.filter(where)
-            # A column the source has got since is null in what landed before.
-            return rows.select(
-                *(
-                    duckdb.ColumnExpression(c) if c in rows.columns else duckdb.SQLExpression("null").alias(c)
-                    for c in columns
-                )
-            ).to_arrow_table()
+    def _rows(
+        self, batch: PurePosixPath, columns: list[str], since: tuple[str, datetime] | None = None
+    ) -> pa.Table:
+        """Rows of one file, of the columns it has; with `since` those whose cursor is that late.
+
+        Only row groups that can have such rows are fetched.
+        """
+        with self.storage.open(str(batch)) as handle:
+            file = pq.ParquetFile(handle, pre_buffer=True)
+            present = [c for c in dict.fromkeys(columns) if c in file.schema_arrow.names]
+            groups = list(range(file.num_row_groups))
+            if since is None:
+                return file.read_row_groups(groups, columns=present)
+            cursor, start = since
+            groups = [g for g in groups if _reaches(file.metadata.row_group(g), cursor, start)]
+            rows = file.read_row_groups(groups, columns=list({*present, cursor}))
+            late = pc.greater_equal(pc.cast(rows[cursor], TIMESTAMP), pa.scalar(start, TIMESTAMP))
+            return rows.filter(late).select(present)
+
+    def blocks(self, batch: PurePosixPath) -> Iterator[pa.Table]:
+        """All rows of one file with all its columns, a row group at a time."""
+        with self.storage.open(str(batch)) as handle:
+            file = pq.ParquetFile(handle, pre_buffer=True)
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group)
+
+    def put_text(self, name: str, text: str) -> None:
+        """Write a small file of the lake whole, in place of what has its name."""
+        self.storage.put(name, text.encode(), replace=True)
+
+    def get_text(self, name: str) -> str:
+        """A small file of the lake; FileNotFoundError where there is none."""
+        return self.storage.read(name).decode()
+
+    def dead_letters(self, source: str, table: str) -> list[DeadLetter]:
+        """The records of a table that could not be landed and wait for `replay`, oldest first.
+
+        Raises:
+            IngestionError: a file of them, or of a batch, cannot be read.
+        """
+        latest: dict[str, DeadLetter] = {}
+        letters = set(self.storage.names(f"dead_letter/{source}/{table}"))
+        for batch in self.batches(source, table) if letters else ():
+            name = letters_of(batch)
+            if name in letters and self.manifest(batch)["dead_letters"]:
+                try:
+                    with self.storage.open(name) as file:
+                        records = pq.ParquetFile(file).read().to_pylist()
+                except (OSError, pa.ArrowException) as error:
+                    raise IngestionError(
+                        f"{self.root}/{name} cannot be read ({type(error).__name__}); restore it from a copy"
+                    ) from None
+                latest |= {record["dead_letter_id"]: DeadLetter(**record) for record in records}
+        return [letter for letter in latest.values() if letter.outcome == "open"]
 
     def last_extract_date(self) -> date | None:
         """The latest extract_date of any table, None in an empty lake."""
-        days = (p.name for p in self.root.glob("raw/*/*/extract_date=*") if _DAY_FOLDER.match(p.name))
-        return max((date.fromisoformat(d.partition("=")[2]) for d in days), default=None)
+        days = (p.parent.name.partition("=")[2] for p in self.all_batches())
+        return max(map(date.fromisoformat, days), default=None)
 
     def begin(
-        self, table: TableConfig, schema: pa.Schema, batch_id: str, extract_date: date
+        self,
+        table: TableConfig,
+        schema: pa.Schema,
+        batch_id: str,
+        extract_date: date,
+        *,
+        is_increment: bool = True,
     ) -> "BatchWriter":
         """Start a batch; see `BatchWriter`."""
-        return BatchWriter(self, table, schema, batch_id, extract_date)
+        return BatchWriter(self, table, schema, batch_id, extract_date, is_increment)
 
 
 class BatchWriter:
@@ -228,58 +308,79 @@ class BatchWriter:
     Use it as a context manager: leaving it normally commits, leaving it by an error discards. A batch
     without rows is published only when the table has none of this `extract_date` yet, so a rerun that
     finds nothing new adds nothing. Rows are given exactly as `schema`; the landing columns are added here.
-    `watermark_from` is the highest cursor landed before this batch (None before the first); `extra` takes
-    what a source wants to keep in the manifest.
+    `watermark_from` is where the batches before this one ended (None before the first); `extra` takes
+    what a source wants to keep in the manifest, and is news by itself where it is not empty. `on_commit` is
+    called once everything is committed.
+
+    A batch that is no increment (`is_increment=False`: a backfill, a replay) did not look at all that came
+    after the watermark: it leaves the watermark where it is, and is never published without a row.
 
     A source counts in `extracted` every record it got, and gives each of them one fate: `write`, `skip` or
     `reject`. The commit refuses a batch where these do not add up.
     """
 
     def __init__(
-        self, lake: Lake, table: TableConfig, schema: pa.Schema, batch_id: str, extract_date: date
+        self,
+        lake: Lake,
+        table: TableConfig,
+        schema: pa.Schema,
+        batch_id: str,
+        extract_date: date,
+        is_increment: bool,
     ) -> None:
         self.table = table
         self.schema = schema
         self.extracted = 0
         self.rows = 0
+        self.deleted = 0
         self.skipped = 0
         self.rejected = 0
         self.extra: dict[str, Any] = {}
-        place = Path(table.source, table.table, f"extract_date={extract_date.isoformat()}")
-        self.path = lake.root / "raw" / place / f"{batch_id}.parquet"
+        self.on_commit: Callable[[], None] = lambda: None
+        day = f"extract_date={extract_date.isoformat()}"
+        self.path = PurePosixPath("raw", table.source, table.table, day, f"{batch_id}.parquet")
         self.published = False
         self._lake = lake
         self._batch_id = batch_id
         self._extract_date = extract_date
+        self._is_increment = is_increment
         self._started_at = datetime.now(UTC)
         self._previous = lake.last_manifest(table.source, table.table)
         before = self._previous and self._previous["watermark_to"]
         self.watermark_from = datetime.fromisoformat(before) if before else None
         self._cursor_max: datetime | None = None
         self._pending: list[pa.Table] = []
-        partial = lake.root / ".partial" / f"{table.name}.{batch_id}"
-        self._data = _ParquetFile(partial, self.path, pa.schema([*schema, *LANDING_FIELDS]))
-        self._letters = _ParquetFile(
-            partial.with_name(f"{partial.name}.dead_letter"),
-            lake.root / "dead_letter" / place / f"{batch_id}.parquet",
-            DEAD_LETTER_SCHEMA,
-        )
+        self._data = _ParquetFile(lake.storage, str(self.path), pa.schema([*schema, *LANDING_FIELDS]))
+        self._letters = _ParquetFile(lake.storage, letters_of(self.path), DEAD_LETTER_SCHEMA, replace=True)
         # A lake that cannot be written to is found before anything is read.
         self._data.open()
         self._pending_letters: list[DeadLetter] = []
         self._known_letters: dict[str, DeadLetter] | None = None
 
-    def write(self, rows: pa.Table) -> None:
-        """Add rows; their schema is the table's, whole row groups go to disk at once."""
+    @property
+    def bytes(self) -> int:
+        """Size of the published file; 0 when none was published."""
+        return self._data.bytes if self.published else 0
+
+    def write(self, rows: pa.Table, deleted: bool = False) -> None:
+        """Add rows; their schema is the table's, whole row groups go to disk at once.
+
+        `deleted` rows are records that the source holds no longer, with the content that landed last.
+        """
         if rows.num_rows == 0:
             return
         rows = rows.cast(self.schema) if rows.schema != self.schema else rows
         self.rows += rows.num_rows
-        highest = pc.max(rows[self.table.cursor]).as_py()
-        self._cursor_max = max(filter(None, (self._cursor_max, highest)), default=None)
-        self._pending.append(rows)
-        if sum(t.num_rows for t in self._pending) >= ROW_GROUP_ROWS:
-            self._flush()
+        self.deleted += rows.num_rows if deleted else 0
+        if self.table.cursor:
+            highest = pc.max(pc.cast(rows[self.table.cursor], TIMESTAMP)).as_py()
+            self._cursor_max = max(filter(None, (self._cursor_max, highest)), default=None)
+        self._pending.append(
+            rows.append_column(LANDING_FIELDS[-1], pa.repeat(pa.scalar(deleted), rows.num_rows))
+        )
+        pending = sum(t.num_rows for t in self._pending)
+        if pending >= ROW_GROUP_ROWS:
+            self._flush(pending - pending % ROW_GROUP_ROWS)
 
     def skip(self, records: int) -> None:
         """Count records that have landed before with equal content."""
@@ -316,10 +417,10 @@ class BatchWriter:
         tried = {"attempts": letter.attempts + 1, "last_tried_at": self._started_at}
         self._post(replace(letter, reason=reason, **tried))
 
-    def retire(self, letter: DeadLetter) -> None:
-        """Note that a dead letter has landed, in this batch or before: it is open no more."""
+    def retire(self, letter: DeadLetter, reason: str | None = None) -> None:
+        """Close a dead letter: it has landed, in this batch or before, or `reason` says what became of it."""
         tried = {"attempts": letter.attempts + 1, "last_tried_at": self._started_at}
-        self._post(replace(letter, outcome="replayed", **tried))
+        self._post(replace(letter, outcome="replayed", reason=reason or letter.reason, **tried))
 
     def _post(self, letter: DeadLetter) -> None:
         self._pending_letters.append(letter)
@@ -331,17 +432,17 @@ class BatchWriter:
         self._pending_letters = []
         self._letters.write(pa.Table.from_pylist(records, DEAD_LETTER_SCHEMA))
 
-    def _flush(self) -> None:
+    def _flush(self, count: int) -> None:
+        """Write the first `count` pending rows."""
         rows = pa.concat_tables(self._pending)
-        self._pending = []
-        count = rows.num_rows
+        self._pending = [rows.slice(count)]
+        rows = rows.slice(0, count)
         landing = (
             pa.repeat(pa.scalar(self._batch_id), count),
             pa.repeat(pa.scalar(self._started_at, TIMESTAMP), count),
-            pa.repeat(pa.scalar(False), count),
         )
-        for field, values in zip(LANDING_FIELDS, landing, strict=True):
-            rows = rows.append_column(field, values)
+        for number, values in enumerate(landing):
+            rows = rows.add_column(len(self.schema) + number, LANDING_FIELDS[number], values)
         self._data.write(rows)
 
     def __enter__(self) -> "BatchWriter":
@@ -353,6 +454,7 @@ class BatchWriter:
         try:
             if kind is None:
                 self._commit()
+                self.on_commit()
         finally:
             self._data.discard()
             self._letters.discard()
@@ -371,24 +473,33 @@ class BatchWriter:
         if (
             self.rows == 0
             and letters == 0
+            and not any(self.extra.values())
             and self._previous
-            and self._previous["extract_date"] == self._extract_date.isoformat()
+            and (not self._is_increment or self._previous["extract_date"] == self._extract_date.isoformat())
         ):
             return
         if self.extracted == 0 and self._previous is None and not self.table.may_be_empty:
             raise IngestionError(
                 f"{self.table.name} has no rows; if that is right, say may_be_empty: true in sources.yml"
             )
-        if self._pending:
-            self._flush()
+        if pending := sum(t.num_rows for t in self._pending):
+            self._flush(pending)
         if letters:
             self._letters.publish({"batch_id": self._batch_id})
-        self._data.publish(self._manifest(letters))
+        manifest = self._data.publish(self._manifest(letters))
         self.published = True
+        self._lake.note(audit.row(manifest, self.path, self.bytes))
 
     def _manifest(self, letters: int) -> dict[str, Any]:
-        watermark_to = max(filter(None, (self.watermark_from, self._cursor_max)), default=None)
-        described = "\n".join(f"{f.name} {f.type}" for f in self.schema)
+        before = self._previous and _cursor_max(self._previous)
+        cursor_max = max(
+            filter(None, (before and datetime.fromisoformat(before), self._cursor_max)), default=None
+        )
+        watermark_to = self.watermark_from
+        if self._is_increment and self._cursor_max:
+            # A row dated in the future must not hide those that are written until then.
+            reached = min(self._cursor_max, self._started_at)
+            watermark_to = max(watermark_to or reached, reached)
         return {
             "batch_id": self._batch_id,
             "world": self._lake.world,
@@ -396,6 +507,7 @@ class BatchWriter:
             "table": self.table.table,
             "extract_date": self._extract_date.isoformat(),
             "rows": self.rows,
+            "deleted": self.deleted,
             "extracted": self.extracted,
             "skipped": self.skipped,
             "rejected": self.rejected,
@@ -403,7 +515,9 @@ class BatchWriter:
             "dead_letters": letters,
             "watermark_from": self.watermark_from and self.watermark_from.astimezone(UTC).isoformat(),
             "watermark_to": watermark_to and watermark_to.astimezone(UTC).isoformat(),
-            "schema_fingerprint": hashlib.sha256(described.encode()).hexdigest(),
+            # The highest cursor of any row up to this batch; the watermark may lag behind it.
+            "cursor_max": cursor_max and cursor_max.astimezone(UTC).isoformat(),
+            "schema_fingerprint": fingerprint(self.schema),
             "started_at": self._started_at.isoformat(),
             **self.extra,
         }
@@ -412,60 +526,71 @@ class BatchWriter:
 class _ParquetFile:
     """A Parquet file that appears under its name in one step, with a manifest in its footer."""
 
-    def __init__(self, partial: Path, path: Path, schema: pa.Schema) -> None:
+    def __init__(self, storage: Storage, name: str, schema: pa.Schema, *, replace: bool = False) -> None:
         self.rows = 0
-        self._partial = partial
-        self._path = path
+        self._storage = storage
+        self._name = name
         self._schema = schema
-        self._sink: _HashingFile | None = None
+        self._replace = replace
+        self._sink: _HashingSink | None = None
         self._writer: pq.ParquetWriter | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes written so far."""
+        return self._sink.size if self._sink else 0
 
     def write(self, rows: pa.Table) -> None:
         """Add rows as whole row groups."""
         self.open().write_table(rows.cast(self._schema), row_group_size=ROW_GROUP_ROWS)
         self.rows += rows.num_rows
 
-    def publish(self, manifest: dict[str, Any]) -> None:
-        """Make the file durable and visible; `manifest` gets the checksum of its content and the time."""
+    def publish(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Make the file durable and visible; returns `manifest` with its content's checksum and the time."""
         writer = self.open()
         manifest = {
             **manifest,
-            # sha256 of the file's first `data_bytes` bytes, everything before the footer.
+            # sha256 of the file's first `data_bytes` bytes, everything before indexes and footer.
             "content_checksum": f"sha256:{self._sink.digest.hexdigest()}",
             "data_bytes": self._sink.size,
             "finished_at": datetime.now(UTC).isoformat(),
         }
         writer.add_key_value_metadata({MANIFEST_KEY.decode(): json.dumps(manifest)})
         writer.close()
-        self._sink.sync()
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        # The lake's lock is held, so nobody else can be publishing the same name.
-        self._partial.rename(self._path)
-        _sync_folder(self._path.parent)
+        self._sink.upload.publish()
+        return manifest
 
     def discard(self) -> None:
-        """Close the file, and remove it if it was not published."""
+        """Remove what was written, unless it was published."""
         if self._writer:
-            self._partial.unlink(missing_ok=True)
+            self._sink.upload.discard()
+            self._sink.discarded = True
             self._writer.close()
-            self._sink.close()
 
     def open(self) -> pq.ParquetWriter:
-        """The writer; the file is made at the first call."""
+        """The writer; the file is begun at the first call."""
         if self._writer is None:
-            self._sink = _HashingFile(self._partial)
+            self._sink = _HashingSink(self._storage.create(self._name, replace=self._replace))
             self._writer = pq.ParquetWriter(
-                pa.PythonFile(self._sink, mode="w"), self._schema, compression="zstd"
+                pa.PythonFile(self._sink, mode="w"),
+                self._schema,
+                compression="zstd",
+                compression_level=1,
+                # A column whose values hardly repeat is found out after a few thousand of them, instead of
+                # being hashed to the end of each row group: half the time, and a smaller file.
+                dictionary_pagesize_limit=32 * 1024,
+                write_page_index=True,
             )
         return self._writer
 
 
-class _HashingFile(io.RawIOBase):
-    """A file that keeps the SHA-256 and the count of the bytes written to it."""
+class _HashingSink(io.RawIOBase):
+    """Hands bytes on to an upload, and keeps their SHA-256 and count."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, upload: Upload) -> None:
         super().__init__()
-        self._file = path.open("wb")
+        self.upload = upload
+        self.discarded = False
         self.digest = hashlib.sha256()
         self.size = 0
 
@@ -473,53 +598,94 @@ class _HashingFile(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
+        if self.discarded:  # a writer that is closed still wants to write its footer
+            return len(data)
         self.digest.update(data)
         self.size += len(data)
-        return self._file.write(data)
+        return self.upload.write(data)
 
     def tell(self) -> int:
         return self.size
 
-    def sync(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
 
-    def close(self) -> None:
-        # pyarrow closes its sink with the writer, before the bytes are known to be on disk.
-        if not self._file.closed and not self.closed:
-            self.sync()
-            self._file.close()
-        super().close()
+def fingerprint(schema: pa.Schema) -> str:
+    """SHA-256 of the names and types of a table's columns, in their order."""
+    # Parquet calls the values of a list otherwise than Arrow.
+    described = "\n".join(f"{f.name} {f.type}".replace("<element: ", "<item: ") for f in schema)
+    return hashlib.sha256(described.encode()).hexdigest()
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest in a committed file's footer.
+def letters_of(batch: PurePosixPath) -> str:
+    """The name of the dead letters that belong to a batch."""
+    return str(PurePosixPath("dead_letter").joinpath(*batch.parts[1:]))
 
-    Raises:
-        IngestionError: the file is no batch of this lake.
-    """
+
+def _marker(storage: Storage, world: str, source_id: str) -> bytes:
+    """The lake's mark, which is made in a new place."""
     try:
-        return json.loads(pq.read_metadata(path).metadata[MANIFEST_KEY])
-    except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
-        raise IngestionError(
-            f"{path} is not a readable batch ({type(error).__name__}); move it out of the lake"
-        ) from None
+        return storage.read(MARKER)
+    except FileNotFoundError:
+        if not storage.is_new():
+            raise ConfigurationError(
+                f"LAKE={storage.url} is not empty and not a lake; set LAKE to a new folder"
+            ) from None
+    storage.put(MARKER, (json.dumps({"world": world, "source_id": source_id}) + "\n").encode())
+    return storage.read(MARKER)
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    folder = path.parent / ".partial"
-    folder.mkdir(exist_ok=True)
-    partial = folder / f"{path.name}.{os.getpid()}"
-    with partial.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    partial.rename(path)
+def _reaches(group: pq.RowGroupMetaData, cursor: str, since: datetime) -> bool:
+    """Whether a row group can have rows whose cursor is `since` or later."""
+    for number in range(group.num_columns):
+        column = group.column(number)
+        if column.path_in_schema == cursor:
+            known = column.statistics
+            if known is None or not known.has_min_max:
+                return True
+            return pa.scalar(known.max).cast(TIMESTAMP).as_py() >= since
+    return False
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _has_nulls(group: pq.RowGroupMetaData, column: str) -> bool:
+    """Whether a row group can have rows where a column is null."""
+    for number in range(group.num_columns):
+        if group.column(number).path_in_schema == column:
+            known = group.column(number).statistics
+            return known is None or not known.has_null_count or known.null_count > 0
+    return False
+
+
+def _newest(rows: pa.Table, key: tuple[str, ...]) -> pa.Table:
+    """The rows of each record that its newest batch landed, in their order."""
+    places = rows.select(key).append_column("_batch", rows["_batch_id"].cast(pa.int64()))
+    newest = places.group_by(list(key)).aggregate([("_batch", "max")])
+    places = places.append_column("_place", pa.array(range(rows.num_rows), pa.int64()))
+    places = places.join(newest, list(key))
+    kept = places.filter(pc.equal(places["_batch"], places["_batch_max"]))["_place"]
+    return rows.take(kept.combine_chunks().sort())
+
+
+def _cursor_max(manifest: dict[str, Any]) -> str | None:
+    """The highest cursor up to a batch; in a manifest that does not hold it yet, the watermark."""
+    return manifest.get("cursor_max", manifest["watermark_to"])
+
+
+def _concat(parts: list[pa.Table], columns: list[str]) -> pa.Table:
+    """Parts under each other, with exactly these columns; a type that has changed becomes the wider one."""
+    fields = [f for part in parts for f in part.schema]
+    for name in {f.name for f in fields}:
+        try:
+            pa.unify_schemas([pa.schema([f]) for f in fields if f.name == name], promote_options="permissive")
+        except (pa.ArrowTypeError, pa.ArrowInvalid):
+            parts = [_as_text(part, name) for part in parts]
+    rows = pa.concat_tables(parts, promote_options="permissive") if parts else pa.table({})
+    for name in columns:
+        if name not in rows.column_names:
+            rows = rows.append_column(name, pa.nulls(rows.num_rows))
+    return rows.select(columns)
+
+
+def _as_text(rows: pa.Table, name: str) -> pa.Table:
+    if name not in rows.column_names:
+        return rows
+    number = rows.column_names.index(name)
+    return rows.set_column(number, name, rows[name].cast(pa.string()))

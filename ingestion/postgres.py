@@ -1,251 +1,440 @@
 """Lands PostgreSQL tables: in full the first time, afterwards what changed since the watermark.
 
-PostgreSQL casts what has no exact CSV form (arrays to JSON, timestamps to microseconds since 1970) and
-streams `COPY`; pyarrow parses it in blocks, so memory does not grow with the table. CSV keeps null
-(nothing) and the empty string ("") apart.
+PostgreSQL streams `COPY (…) (FORMAT binary)`, the ADBC driver turns it into Arrow in C, and
+`postgres_types` makes of that what the lake holds, a block of rows at a time: memory does not grow with the
+table. All tables of a run are read from one snapshot, which the connection of `connect` exports.
+
+Locks: only ACCESS SHARE, and each table's only while it is read, so no reader or writer waits for us. What
+does wait is DDL on that table, and writers queue behind DDL that waits: migrations should set `lock_timeout`.
 """
 
-import io
 import json
-import re
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
-import duckdb
+import adbc_driver_manager
+import adbc_driver_postgresql
+import numpy as np
 import psycopg
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pacsv
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from ingestion.config import TableConfig
-from ingestion.errors import IngestionError
-from ingestion.lake import TIMESTAMP, BatchWriter
+from ingestion.errors import ConfigurationError, IngestionError
+from ingestion.lake import TIMESTAMP, BatchWriter, DeadLetter
+from ingestion.postgres_types import Column, column, quoted
 from ingestion.run import Run
 
-BLOCK_BYTES = 16 * 1024 * 1024
-_SIMPLE_TYPES = {
-    "bigint": pa.int64(),
-    "integer": pa.int32(),
-    "smallint": pa.int16(),
-    "boolean": pa.bool_(),
-    "text": pa.string(),
-    "uuid": pa.string(),
-    "jsonb": pa.string(),
-    "json": pa.string(),
-    "date": pa.date32(),
-    "double precision": pa.float64(),
-    "real": pa.float32(),
+BLOCK_BYTES = 8 * 1024 * 1024
+ATTEMPTS_ON_A_REPLICA = 6
+# The text of dates, intervals and floats does not depend on how the server is set up, a long read does not
+# begin in the middle of the table, and nothing of ours stays on the server for ever.
+SESSION = {
+    "default_transaction_isolation": "repeatable read",
+    "default_transaction_read_only": "on",
+    "timezone": "UTC",
+    "datestyle": "ISO",
+    "intervalstyle": "iso_8601",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "client_encoding": "UTF8",
+    "synchronize_seqscans": "off",
+    "lock_timeout": "30s",
 }
 
 
-@dataclass(frozen=True)
-class Column:
-    """A source column: how PostgreSQL sends it, how CSV is parsed, and its type in the lake."""
+class RecoveryConflict(Exception):
+    """A replica ended a query of ours, or the snapshot itself, to go on replaying its primary's changes."""
 
-    name: str
-    select: sql.Composable
-    csv_type: pa.DataType
-    lake_type: pa.DataType
+
+class Snapshot(psycopg.Connection):
+    """A connection in one read-only transaction, whose snapshot `stream` reads from as well."""
+
+    conninfo = ""
+    name = ""
+    in_recovery = False
+    _driver: adbc_driver_manager.AdbcConnection | None = None
+    _database: adbc_driver_manager.AdbcDatabase | None = None
+
+    def stream(self, query: str) -> Iterator[pa.RecordBatch]:
+        """The rows of a query, a block at a time, the next one being fetched meanwhile.
+
+        It runs in a transaction of its own on a second connection, so its locks end with it.
+
+        Raises:
+            IngestionError: PostgreSQL refused the query, or went away.
+            RecoveryConflict: so it did, and it is a replica.
+        """
+        begun = False
+        try:
+            if self._driver is None:
+                self._database = adbc_driver_postgresql.connect(self.conninfo)
+                self._driver = adbc_driver_manager.AdbcConnection(
+                    self._database, **{"adbc.connection.autocommit": "true"}
+                )
+            self._run("begin")
+            self._run(f"set transaction snapshot '{self.name}'")
+            begun = True
+            with closing(adbc_driver_manager.AdbcStatement(self._driver)) as statement:
+                statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BLOCK_BYTES)})
+                statement.set_sql_query(query)
+                # The executor ends first: no thread reads from what is being closed.
+                with (
+                    pa.RecordBatchReader.from_stream(statement.execute_query()[0]) as batches,
+                    ThreadPoolExecutor(1) as thread,
+                ):
+                    waiting = thread.submit(next, batches, None)
+                    while (batch := waiting.result()) is not None:
+                        waiting = thread.submit(next, batches, None)
+                        yield batch
+            self._run("commit")
+        except (adbc_driver_manager.Error, pa.ArrowException, OSError) as error:
+            self._drop_driver()
+            # 42: the query is wrong, unless it is the one for a snapshot that is gone; none in mid-stream.
+            code = getattr(error, "sqlstate", None) or ""
+            if self.in_recovery and (not begun or not code.startswith("42")):
+                raise RecoveryConflict(_message(error)) from None
+            raise IngestionError(f"PostgreSQL refused: {_message(error)}") from None
+        except BaseException:
+            # The COPY may still be running: there is no other way to end it.
+            self._drop_driver()
+            raise
+
+    def close(self) -> None:
+        """Close both connections."""
+        self._drop_driver()
+        super().close()
+
+    def _run(self, command: str) -> None:
+        with closing(adbc_driver_manager.AdbcStatement(self._driver)) as statement:
+            statement.set_sql_query(command)
+            statement.execute_update()
+
+    def _drop_driver(self) -> None:
+        for handle in (self._driver, self._database):
+            if handle is not None:
+                handle.close()
+        self._driver = self._database = None
 
 
 @contextmanager
-def connect(dsn: str) -> Iterator[psycopg.Connection]:
+def connect(dsn: str, timeout: str = "6h") -> Iterator[Snapshot]:
     """A read-only connection whose one transaction sees one snapshot of the database.
+
+    Args:
+        dsn: a libpq connection string: of a primary or of a replica, with TLS as it says (`sslmode`, …).
+        timeout: what a statement may take, and a transaction may wait for its next one: `6h`, `90s`, ….
 
     Raises:
         IngestionError: PostgreSQL cannot be reached, or went away in the middle.
+        RecoveryConflict: a replica went away in the middle.
     """
     if not dsn:
-        raise IngestionError(
+        raise ConfigurationError(
             "SOURCE_DSN is not set; set it, or start the sandbox with `python -m sandbox up`"
         )
     try:
-        conninfo_to_dict(dsn)
+        given = conninfo_to_dict(dsn)
     except psycopg.ProgrammingError:
         # PostgreSQL's own message would quote the string, and with it the password.
-        raise IngestionError(
+        raise ConfigurationError(
             "SOURCE_DSN is no connection string; write it as postgresql://user:password@host:5432/database"
             " (special characters percent-encoded)"
         ) from None
+    session = SESSION | {"statement_timeout": timeout, "idle_in_transaction_session_timeout": timeout}
+    options = " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in session.items())
+    conninfo = make_conninfo(
+        dsn,
+        options=f"{given.get('options', '')} {options}".strip(),
+        application_name="credit-lakehouse ingestion",
+        connect_timeout=given.get("connect_timeout", 10),
+    )
     try:
-        connection = psycopg.connect(dsn, application_name="credit-lakehouse ingestion", connect_timeout=10)
+        connection = Snapshot.connect(conninfo)
     except psycopg.Error as error:
         raise IngestionError(
             f"PostgreSQL cannot be reached ({_reason(error)}); check SOURCE_DSN or run `python -m sandbox up`"
         ) from None
     with connection:
-        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        connection.read_only = True
         try:
-            connection.execute("set local timezone = 'UTC'")
-            connection.execute("set local datestyle = 'ISO'")
-            connection.execute("set local extra_float_digits = 3")
+            connection.conninfo = conninfo
+            connection.name, connection.in_recovery = connection.execute(
+                "select pg_export_snapshot(), pg_is_in_recovery()"
+            ).fetchone()
             yield connection
         except psycopg.OperationalError as error:
+            if connection.in_recovery:
+                raise RecoveryConflict(_reason(error)) from None
             raise IngestionError(f"PostgreSQL went away: {_reason(error)}; run again to finish") from None
+
+
+def each(
+    dsn: str, tables: list[TableConfig], land: Callable[[TableConfig, Snapshot], None], timeout: str = "6h"
+) -> None:
+    """Call `land` for every table, all of them with one snapshot.
+
+    A replica may end the snapshot (a recovery conflict): the table under way and those after it are then
+    read from a fresh one. What has been published by then stays; of the table under way nothing has.
+
+    Raises:
+        IngestionError: PostgreSQL cannot be reached, went away, or is a replica that ended every attempt.
+    """
+    left = list(tables)
+    try:
+        for attempt in Retrying(
+            retry=retry_if_exception_type(RecoveryConflict),
+            stop=stop_after_attempt(ATTEMPTS_ON_A_REPLICA),
+            wait=wait_random_exponential(multiplier=0.5, max=60),
+            reraise=True,
+        ):
+            with attempt, connect(dsn, timeout) as connection:
+                while left:
+                    land(left[0], connection)
+                    del left[0]
+    except RecoveryConflict as conflict:
+        raise IngestionError(
+            f"{left[0].name}: the replica ended {ATTEMPTS_ON_A_REPLICA} attempts to read it ({conflict}); set"
+            " hot_standby_feedback or a longer max_standby_streaming_delay there, or read the primary"
+        ) from None
 
 
 def schema(table: TableConfig, run: Run) -> pa.Schema:
     """The table's columns with their types in the lake."""
-    return pa.schema([(c.name, c.lake_type) for c in describe(run.postgres, table)])
+    return lake_schema(describe(run.postgres, table))
+
+
+def lake_schema(columns: list[Column]) -> pa.Schema:
+    """The schema of the columns' types in the lake."""
+    return pa.schema([(c.name, c.type) for c in columns])
+
+
+def replay(table: TableConfig, run: Run, letters: list[DeadLetter], out: BatchWriter) -> None:
+    """Read the rows of dead letters again by their keys; see `reconcile.replay`."""
+    from ingestion import reconcile
+
+    reconcile.replay(table, run, letters, out)
+
+
+def is_empty(connection: psycopg.Connection, table: TableConfig) -> bool:
+    """Whether the source's table has no row at all."""
+    query = f"select not exists (select from {source(table)})"  # noqa: S608 - the name is quoted
+    return connection.execute(query).fetchone()[0]
 
 
 def extract(table: TableConfig, run: Run, out: BatchWriter) -> None:
     """Write the rows of `table` that are not in the lake yet.
 
     The first run reads everything. Later ones read from `overlap_seconds` before the watermark, so that
-    rows whose transaction committed late are found, and leave out what has landed with equal content.
+    rows whose transaction committed late are found, and leave out what has landed with equal content. Rows
+    without a cursor are compared on every run. Rows that the lake cannot hold become dead letters.
 
     Raises:
         IngestionError: the table or a column of it cannot be landed.
     """
     columns = describe(run.postgres, table)
-    since = landed = None
+    ordering = next(c for c in columns if c.name == table.cursor)
+    cursor = quoted(table.cursor)
+    where = "true"
+    landed = []
     if out.watermark_from:
         since = out.watermark_from - timedelta(seconds=table.options.get("overlap_seconds", 3600))
-        landed = run.lake.landed_since(table, since, out.schema.names)
-    # Closed at once when writing fails, so that no COPY is left running on the connection.
-    with closing(read(run.postgres, table, columns, since)) as blocks:
-        for rows in blocks:
-            out.extracted += rows.num_rows
-            new = rows if landed is None else _not_landed(rows, landed, table)
-            out.skip(rows.num_rows - new.num_rows)
-            out.write(new)
+        if pa.types.is_date(ordering.type):
+            since = since.replace(hour=0, minute=0, second=0, microsecond=0)
+        landed.append(run.lake.landed_since(table, since, out.schema.names))
+        where = f"{cursor} >= '{since.astimezone(UTC).isoformat()}'"
+    if ordering.nullable:
+        landed.append(run.lake.landed_without_cursor(table, out.schema.names))
+        where = f"({where} or {cursor} is null)"
+    unfit = 0
+    try:
+        # Closed at once when writing fails, so that no COPY is left running.
+        with closing(read(run.postgres, table, columns, where)) as blocks:
+            for rows, left_out in blocks:
+                unfit += left_out
+                out.extracted += rows.num_rows + left_out
+                new = _not_landed(rows, landed, table)
+                out.skip(rows.num_rows - new.num_rows)
+                out.write(new)
+        if unfit:
+            reject(run.postgres, table, columns, where, unfit, out)
+    except IngestionError as error:
+        raise IngestionError(f"{table.name}: {error}") from None
 
 
 def describe(connection: psycopg.Connection, table: TableConfig) -> list[Column]:
     """The columns of a table in their order.
 
     Raises:
-        IngestionError: the table does not exist or has a column whose type is not supported.
+        IngestionError: the table does not exist or is not what sources.yml says.
     """
-    found = connection.execute(
-        """
-        select a.attname, format_type(a.atttypid, a.atttypmod)
-        from pg_attribute as a
-        join pg_class as c on c.oid = a.attrelid
-        join pg_namespace as n on n.oid = c.relnamespace
-        where n.nspname = %s and c.relname = %s and a.attnum > 0 and not a.attisdropped
-        order by a.attnum
-        """,
-        (table.options["schema"], table.table),
-    ).fetchall()
+    found = connection.execute(CATALOGUE, (table.options["schema"], table.relation)).fetchall()
     if not found:
         raise IngestionError(
-            f"{table.name}: PostgreSQL has no table {table.options['schema']}.{table.table}; "
+            f"{table.name}: PostgreSQL has no table {table.options['schema']}.{table.relation}; "
             "check SOURCE_DSN and sources.yml"
         )
-    names = [name for name, _ in found]
-    missing = [c for c in (*table.key, table.cursor) if c not in names]
+    kinds = {name: kind for name, kind, *_ in found}
+    missing = [c for c in (*table.key, table.cursor) if c and c not in kinds]
     if missing:
         raise IngestionError(
             f"{table.name}: sources.yml names columns that are not there: {', '.join(missing)}"
         )
-    return [_column(table, name, kind) for name, kind in found]
+    if table.cursor and not kinds[table.cursor].startswith(("timestamp", "date")):
+        raise IngestionError(
+            f"{table.name}: the cursor {table.cursor} is no date or timestamp; choose another"
+        )
+    numeric = table.options.get("numeric")
+    # What a column is called in the lake, where one of before stands in its way.
+    renamed = table.options.get("rename", {})
+    columns = []
+    for name, kind, nullable, domain, composite, element in found:
+        policy = numeric.get(name) if isinstance(numeric, dict) else numeric
+        try:
+            described = column(
+                name,
+                kind,
+                nullable=nullable,
+                domain=domain,
+                composite=composite,
+                element=element,
+                cursor=name == table.cursor,
+                numeric=policy,
+            )
+        except ValueError:
+            raise IngestionError(
+                f"{table.name}: sources.yml says numeric: {policy}; write string or decimal(38,9)"
+            ) from None
+        columns.append(replace(described, name=renamed.get(name, name)))
+    return columns
 
 
-def _column(table: TableConfig, name: str, kind: str) -> Column:
-    identifier = sql.Identifier(name)
-    as_text = sql.SQL("{}::text").format(identifier)
-    if kind in _SIMPLE_TYPES:
-        arrow = _SIMPLE_TYPES[kind]
-        return Column(name, as_text if kind in ("jsonb", "json") else identifier, arrow, arrow)
-    if kind.startswith("character varying"):
-        return Column(name, identifier, pa.string(), pa.string())
-    if decimal := re.fullmatch(r"numeric\((\d+),(\d+)\)", kind):
-        precision, scale = map(int, decimal.groups())
-        if precision <= 38:
-            return Column(name, identifier, pa.decimal128(precision, scale), pa.decimal128(precision, scale))
-    if kind == "timestamp with time zone":
-        # A whole number is exact and needs no parsing of dates.
-        micros = sql.SQL("(extract(epoch from {}) * 1000000)::bigint").format(identifier)
-        return Column(name, micros, pa.int64(), TIMESTAMP)
-    if kind == "text[]":
-        return Column(name, sql.SQL("to_json({})").format(identifier), pa.string(), pa.list_(pa.string()))
-    raise IngestionError(f"{table.name}: column {name} is {kind}, a type that cannot be landed exactly yet")
+# Domains are followed to the type they are based on; an array type is one that its element calls its own.
+CATALOGUE = """
+    with recursive resolved as (
+        select a.attnum, a.attname, a.atttypid as type, a.atttypmod as modifier,
+            not a.attnotnull as nullable, false as domain
+        from pg_attribute as a
+        join pg_class as c on c.oid = a.attrelid
+        join pg_namespace as n on n.oid = c.relnamespace
+        where n.nspname = %s and c.relname = %s and a.attnum > 0 and not a.attisdropped
+        union all
+        select r.attnum, r.attname, t.typbasetype, t.typtypmod, r.nullable, true
+        from resolved as r
+        join pg_type as t on t.oid = r.type and t.typtype = 'd'
+    )
+    select
+        r.attname,
+        format_type(r.type, r.modifier),
+        r.nullable,
+        r.domain,
+        t.typtype = 'c',
+        format_type(e.oid, r.modifier)
+    from resolved as r
+    join pg_type as t on t.oid = r.type and t.typtype <> 'd'
+    left join pg_type as e on e.oid = t.typelem and e.typarray = t.oid
+    order by r.attnum
+"""
 
 
 def read(
-    connection: psycopg.Connection, table: TableConfig, columns: list[Column], since: datetime | None
-) -> Iterator[pa.Table]:
-    """Stream the table's rows, all or those whose cursor is `since` or later, ordered by cursor and key.
+    connection: Snapshot, table: TableConfig, columns: list[Column], where: str
+) -> Iterator[tuple[pa.Table, int]]:
+    """Stream the table's rows for which `where` holds, with the number of those left out as unfit.
 
-    Raises:
-        IngestionError: a value does not fit its column's type; the message names the column only.
+    Rows come as PostgreSQL reads them: of a table that grows, that is nearly the order of its cursor.
     """
-    query = sql.SQL(
-        "copy (select {columns} from {table} {where} order by {order}) to stdout (format csv)"
-    ).format(
-        columns=sql.SQL(", ").join(c.select for c in columns),
-        table=sql.Identifier(table.options["schema"], table.table),
-        where=sql.SQL("where {} >= {}").format(sql.Identifier(table.cursor), sql.Literal(since))
-        if since
-        else sql.SQL(""),
-        order=sql.SQL(", ").join(map(sql.Identifier, (table.cursor, *table.key))),
-    )
-    with connection.cursor() as cursor, cursor.copy(query) as copy:
-        source = _CopyStream(copy)
-        stream = io.BufferedReader(source, BLOCK_BYTES)
-        try:
-            if not stream.peek(1):
-                return
-            blocks = pacsv.open_csv(
-                stream,
-                read_options=pacsv.ReadOptions(
-                    column_names=[c.name for c in columns], block_size=BLOCK_BYTES, use_threads=True
-                ),
-                parse_options=pacsv.ParseOptions(newlines_in_values=True),
-                convert_options=pacsv.ConvertOptions(
-                    column_types={c.name: c.csv_type for c in columns},
-                    null_values=[""],
-                    strings_can_be_null=True,
-                    quoted_strings_can_be_null=False,
-                    true_values=["t"],
-                    false_values=["f"],
-                ),
-            )
-            for block in blocks:
-                yield _to_lake_types(pa.table(block), columns)
-        except pa.ArrowInvalid as error:
-            raise IngestionError(f"{table.name}: {_conversion_problem(str(error), columns)}") from None
-        finally:
-            source.stop()
+    names = [c.name for c in columns]
+    guard = " or ".join(c.guard for c in columns if c.guard)
+    select = [c.select for c in columns] + ([guard] if guard else [])
+    # Names of our own: the driver is not asked to keep two columns of one name apart.
+    listed = ", ".join(f"{expression} as c{i}" for i, expression in enumerate(select))
+    query = f"select {listed} from {source(table)} where {where}"  # noqa: S608 - all names are quoted
+    for batch in connection.stream(query):
+        arrays, masks = zip(
+            *(c.decode(values) for c, values in zip(columns, batch.columns, strict=False)), strict=True
+        )
+        masks = [mask for mask in masks if mask is not None]
+        if guard:
+            masks.append(batch.columns[-1].to_numpy(zero_copy_only=False))
+        rows = pa.table(list(arrays), names=names)
+        fit = ~np.logical_or.reduce(masks) if masks else None
+        if fit is not None and not fit.all():
+            rows = rows.filter(pa.array(fit))
+        yield rows, batch.num_rows - rows.num_rows
 
 
-def _to_lake_types(rows: pa.Table, columns: list[Column]) -> pa.Table:
-    arrays = []
-    for column in columns:
-        values = rows[column.name]
-        if pa.types.is_list(column.lake_type):
-            parsed = [None if v is None else json.loads(v) for v in values.to_pylist()]
-            values = pa.chunked_array([pa.array(parsed, column.lake_type)])
-        elif column.csv_type != column.lake_type:
-            values = pc.cast(values, column.lake_type)
-        arrays.append(values)
-    return pa.table(arrays, names=[c.name for c in columns])
+def reject(
+    connection: Snapshot,
+    table: TableConfig,
+    columns: list[Column],
+    where: str,
+    expected: int,
+    out: BatchWriter,
+) -> None:
+    """Make dead letters of the rows that `read` left out: the same rows, as PostgreSQL itself finds them."""
+    unfit = [c for c in columns if c.unfit]
+    reasons = ", ".join(f"case when {c.unfit} then {_literal(f'{c.name}: {c.reason}')} end" for c in unfit)
+    key = ", ".join(f"{_literal(name)}, {quoted(name)}::text" for name in table.key)
+    query = f"""
+        select to_json(source_row)::text, concat_ws('; ', {reasons}), json_build_object({key})::text
+        from {source(table)} as source_row
+        where {where} and ({" or ".join(c.unfit for c in unfit)})
+    """  # noqa: S608 - all names and texts are quoted
+    found = 0
+    with closing(connection.stream(query)) as batches:
+        for batch in batches:
+            for payload, reason, origin in zip(*(c.to_pylist() for c in batch.columns), strict=True):
+                out.reject(payload, reason, origin=json.dumps(json.loads(origin)))
+                found += 1
+    if found != expected:
+        raise IngestionError(
+            f"{expected} rows hold what the lake cannot, but {found} were found again; nothing was landed:"
+            " this is a defect of ingestion/postgres_types.py"
+        )
 
 
-def _not_landed(rows: pa.Table, landed: pa.Table, table: TableConfig) -> pa.Table:
+def source(table: TableConfig) -> str:
+    """The source's table as an SQL identifier."""
+    return f"{quoted(table.options['schema'])}.{quoted(table.relation)}"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _not_landed(rows: pa.Table, landed: list[pa.Table], table: TableConfig) -> pa.Table:
+    """The rows that are in none of `landed`."""
+    landed = [part for part in landed if part.num_rows]
+    if not landed:
+        return rows
+    import duckdb
+    import pyarrow.compute as pc
+
+    # A row beyond all that has landed is new without a look at the others; a null is always compared.
+    highest = [pc.max(pc.cast(part[table.cursor], TIMESTAMP)) for part in landed]
+    highest = max((h.as_py() for h in highest if h.is_valid), default=datetime.min.replace(tzinfo=UTC))
+    cursor = pc.cast(rows[table.cursor], TIMESTAMP)
+    new = pc.fill_null(pc.greater(cursor, pa.scalar(highest, TIMESTAMP)), False)
+    old = _comparable(rows.filter(pc.invert(new)))
     with duckdb.connect() as connection:
         connection.execute("set timezone = 'UTC'")
-        connection.register("extracted", rows)
-        connection.register("landed", landed)
-        # `except all` on whole rows: nulls compare equal, a row is left out once per landed copy.
-        left = connection.sql("select * from extracted except all select * from landed").to_arrow_table()
+        for part in landed:
+            connection.register("extracted", old)
+            connection.register("landed", _comparable(part))
+            # `except all` on whole rows: nulls compare equal, a row is left out once per landed copy.
+            old = connection.sql("select * from extracted except all select * from landed").to_arrow_table()
+    left = pa.concat_tables([old.cast(rows.schema), rows.filter(new)])
     return left.sort_by([(c, "ascending") for c in (table.cursor, *table.key)])
 
 
-def _conversion_problem(message: str, columns: list[Column]) -> str:
-    """What pyarrow said, without the value it names: that may be personal data."""
-    if number := re.search(r"In CSV column #(\d+)", message):
-        column = columns[int(number.group(1))]
-        return f"column {column.name} holds a value that does not fit {column.lake_type}; nothing was landed"
-    return "the extract could not be parsed; nothing was landed"
+def _comparable(rows: pa.Table) -> pa.Table:
+    """The rows with decimals that DuckDB does not know as text."""
+    fields = [pa.field(f.name, pa.string()) if pa.types.is_decimal256(f.type) else f for f in rows.schema]
+    return rows.cast(pa.schema(fields))
 
 
 def _reason(error: psycopg.Error) -> str:
@@ -253,38 +442,10 @@ def _reason(error: psycopg.Error) -> str:
     return lines[-1].strip() if lines else type(error).__name__
 
 
-class _CopyStream(io.RawIOBase):
-    """The bytes of a running COPY as a file, until `stop`.
-
-    pyarrow reads ahead in a thread of its own, also after it has failed: once the connection is used for
-    something else, no read may reach it any more.
-    """
-
-    def __init__(self, copy: psycopg.Copy) -> None:
-        super().__init__()
-        self._copy = copy
-        self._lock = threading.Lock()
-        self._stopped = False
-        self._rest = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def stop(self) -> None:
-        """Be at the end from now on; a read under way is waited for."""
-        with self._lock:
-            self._stopped = True
-
-    def readinto(self, buffer: memoryview) -> int:
-        filled = 0
-        while filled < len(buffer):
-            if not self._rest:
-                with self._lock:
-                    self._rest = memoryview(b"" if self._stopped else self._copy.read())
-                if not self._rest:
-                    break
-            taken = min(len(self._rest), len(buffer) - filled)
-            buffer[filled : filled + taken] = self._rest[:taken]
-            self._rest = self._rest[taken:]
-            filled += taken
-        return filled
+def _message(error: Exception) -> str:
+    """PostgreSQL's primary message, which names no value of a row that we read; the driver adds the query."""
+    details = dict(getattr(error, "details", None) or ())
+    if message := details.get("PG_DIAG_MESSAGE_PRIMARY"):
+        return message.decode() if isinstance(message, bytes) else message
+    _, found, text = str(error).partition("ERROR:")
+    return text.strip().splitlines()[0] if found else f"{type(error).__name__} while reading"

@@ -4,13 +4,14 @@ import os
 from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 from zoneinfo import ZoneInfo
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ingestion.errors import IngestionError
+from ingestion.errors import ConfigurationError
 
 BUSINESS_ZONE = ZoneInfo("America/Sao_Paulo")
 
@@ -23,7 +24,10 @@ class Settings(BaseSettings):
     world: str = Field("synthetic", pattern=r"^[a-z][a-z0-9_-]*$")
     lake: str = ""
     source_id: str = ""
+    sources_file: Path | None = None
+    log_format: Literal["", "text", "json"] = ""
     source_dsn: SecretStr = SecretStr("")
+    source_timeout: str = Field("6h", pattern=r"^[1-9]\d*(ms|s|min|h|d)$")
     bureau_url: str = ""
     bureau_api_key: SecretStr = SecretStr("")
     fx_url: str = "https://olinda.bcb.gov.br"
@@ -40,7 +44,7 @@ def load_settings() -> Settings:
     """Read the settings: environment first, then `.env`, then what the running sandbox wrote.
 
     Raises:
-        IngestionError: a setting has a value that cannot be read.
+        ConfigurationError: a setting has a value that cannot be read.
     """
     dotenv = dotenv_values(".env")
 
@@ -53,4 +57,4 @@ def load_settings() -> Settings:
         return Settings(_env_file=(endpoints, ".env"))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
-        raise IngestionError(f"settings cannot be read: {problems} (.env.example lists them)") from None
+        raise ConfigurationError(f"settings cannot be read: {problems} (.env.example lists them)") from None

@@ -9,8 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from sandbox import control
+from sandbox.aws.cli import app as aws
 from sandbox.errors import SandboxError
 from sandbox.settings import Settings, load
+from sandbox.third_party.faults import Faults
 
 app = typer.Typer(
     help="The outside world on one machine: a lender's PostgreSQL, its event log and the APIs it uses.",
@@ -18,12 +20,28 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(aws, name="aws")
 _out = Console()
 _err = Console(stderr=True)
 
 World = Annotated[
     str | None,
     typer.Option(help="synthetic (generated) or berka (a real bank); default from WORLD, else synthetic."),
+]
+Dirt = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of a day's rows that are bad data (0 to 1), in a generated world; default from"
+        " SANDBOX_DIRT, else none.",
+        min=0,
+        max=1,
+    ),
+]
+Deletes = Annotated[
+    bool | None,
+    typer.Option(
+        "--deletes", help="Let records be deleted, in a generated world; default from SANDBOX_DELETES."
+    ),
 ]
 
 
@@ -41,10 +59,13 @@ def up(
             min=0.001,
         ),
     ] = None,
+    dirt: Dirt = None,
+    deletes: Deletes = None,
 ) -> None:
     """Start a world, creating it the first time. It runs in the background until `down`."""
     with _steps() as (settings, progress):
-        status = control.up(settings(world), seed=seed, scale=scale, progress=progress)
+        chosen = settings(world, sandbox_dirt=dirt, sandbox_deletes=deletes)
+        status = control.up(chosen, seed=seed, scale=scale, progress=progress)
     verb = "created and started" if status.created else "started" if status.started else "already up"
     _out.print(f"world {status.world} {verb}: day {status.world_date}")
     _out.print(f"connection settings: {status.folder / 'endpoints.env'}", soft_wrap=True, highlight=False)
@@ -54,10 +75,13 @@ def up(
 def advance(
     world: World = None,
     days: Annotated[int, typer.Option(help="How many days pass.", min=1)] = 1,
+    dirt: Dirt = None,
+    deletes: Deletes = None,
 ) -> None:
-    """Let a day (or several) pass in a running world."""
+    """Let a day (or several) pass in a running world; a clean one may become dirty from then on."""
     with _steps() as (settings, progress):
-        status, moved = control.advance(settings(world), days=days, progress=progress)
+        chosen = settings(world, sandbox_dirt=dirt, sandbox_deletes=deletes)
+        status, moved = control.advance(chosen, days=days, progress=progress)
     if moved < days:
         _out.print(f"no days are left after {status.world_date} in world {status.world}")
     else:
@@ -101,12 +125,38 @@ def status(world: World = None) -> None:
     _out.print(table)
 
 
+@app.command()
+def faults(
+    rates: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME=RATE…", help="Faults with their probability; none ends all."),
+    ] = None,
+    world: World = None,
+    seed: Annotated[int, typer.Option(help="What the faults are drawn from.")] = 0,
+) -> None:
+    """Let the third-party APIs misbehave from now on, or no more.
+
+    Names: storm, error, hang, reset, expire, truncate, drip, duplicate, reorder, shift; and, of each
+    record, retype, omit, extend.
+    """
+    with _steps() as (settings, _):
+        try:
+            pairs = {name: float(rate) for name, rate in (pair.split("=") for pair in rates or ())}
+        except ValueError:
+            raise SandboxError("write a fault as NAME=RATE, such as error=0.1") from None
+        wanted = Faults(seed, pairs)
+        chosen = settings(world)
+        control.misbehave(chosen, wanted)
+    said = ", ".join(f"{name} {rate:g}" for name, rate in wanted.rates.items()) or "none"
+    _out.print(f"world {chosen.world}: faults: {said}", highlight=False)
+
+
 @contextlib.contextmanager
-def _steps() -> Iterator[tuple[Callable[[str | None], Settings], Callable[[str], None]]]:
+def _steps() -> Iterator[tuple[Callable[..., Settings], Callable[[str], None]]]:
     """Shows what is going on, and turns every failure into one line."""
     try:
         with _err.status("…") as line:
-            yield lambda world: load(world=world), lambda text: line.update(text)
+            yield lambda world, **more: load(world=world, **more), lambda text: line.update(text)
     except SandboxError as error:
         _fail(str(error))
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """Brings a world up, moves it on, takes it down: the functions behind `python -m sandbox`."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -13,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Self
@@ -34,7 +35,10 @@ from sandbox.files import (
     write_whole,
 )
 from sandbox.settings import Settings, load
+from sandbox.third_party.faults import Faults
 from sandbox.worlds.base import TABLES, World
+from sandbox.worlds.dirt import DirtyWorld
+from sandbox.worlds.synthetic import SyntheticWorld
 
 DEFAULT_SEED = 1
 DEFAULT_SCALE = 1.0
@@ -72,7 +76,7 @@ def up(
     """Starts a world, creating it first if it does not exist.
 
     Args:
-        settings: where and which world; by default from the environment.
+        settings: where and which world, and how dirty it is; by default from the environment.
         seed: seed of a generated world, only when it is created.
         scale: size of a generated world, only when it is created; 1 is about 5,000 customers.
         lifeline: the reading end of a pipe whose writing end the caller holds. The world stops when
@@ -87,11 +91,13 @@ def up(
             _stop(folder)  # its starter was killed before it was ready
         if supervisor_pid(folder):
             row, created, started = _existing(folder, seed, scale), False, False
+            _check_dirt(settings, row)
             _complete(settings, folder, row, progress)
         else:
             _check_port(settings.sandbox_port)
             with _Supervisor(settings, folder, lifeline) as supervisor:
                 row, created = _find_or_create(supervisor, settings, folder, seed, scale, progress)
+                _check_dirt(settings, row)
                 progress("starting the third-party APIs")
                 supervisor.serve()
             started = True
@@ -102,7 +108,10 @@ def up(
 def advance(
     settings: Settings | None = None, *, days: int = 1, progress: Progress = lambda text: None
 ) -> tuple[Status, int]:
-    """Lets up to `days` days pass. Returns the world afterwards and how many days there were."""
+    """Lets up to `days` days pass. Returns the world afterwards and how many days there were.
+
+    A clean world is dirty from the next day on when the settings ask for it.
+    """
     settings = settings or load()
     folder = Folder(settings.folder)
     with exclusive(folder, progress):
@@ -110,6 +119,12 @@ def advance(
         if not state:
             raise SandboxError(f"world {settings.world} is not up: run `python -m sandbox up` first")
         row = _existing(folder, None, None)
+        wanted = _wanted_dirt(settings, row.name, row.world_date + timedelta(days=1))
+        if wanted and not row.dirt:
+            with _connect(state["dsn"]) as connection:
+                loader.begin_dirt(connection, wanted)
+            row = dataclasses.replace(row, dirt=wanted)
+        _check_dirt(settings, row)
         progress("reading the world")
         world = _world(settings, row)
         moved = 0
@@ -154,6 +169,17 @@ def status(settings: Settings | None = None) -> Status:
         exists = (folder.path / "endpoints.env").exists()
         return Status(settings.world, folder.path, exists=exists, running=False)
     return _status(settings, folder, _existing(folder, None, None))
+
+
+def misbehave(settings: Settings, faults: Faults) -> None:
+    """Lets the third-party APIs of a world misbehave from now on; `Faults()` ends it."""
+    folder = Folder(settings.folder)
+    if not folder.path.exists():
+        raise SandboxError(f"world {settings.world} does not exist: run `python -m sandbox up` first")
+    if any(faults.rates.values()):
+        write_whole(folder.faults, json.dumps(asdict(faults)).encode())
+    else:
+        folder.faults.unlink(missing_ok=True)
 
 
 def row_counts(dsn: str) -> dict[str, int]:
@@ -234,6 +260,8 @@ def _find_or_create(
             settings.berka_dir,
         )
 
+    _wanted_dirt(settings, settings.world, date.min)  # what cannot be is said before anything is made
+
     if not folder.pgdata.exists():
         make()  # while PostgreSQL sets itself up
     progress("starting PostgreSQL")
@@ -242,11 +270,14 @@ def _find_or_create(
         if row is not None:
             _check_same(row, seed, scale)
             return row, False
-        world = make()
+        clean = make()
+        dirt = _wanted_dirt(settings, settings.world, clean.first_date)
+        world = _with_dirt(clean, dirt)
         with ThreadPoolExecutor(1) as pool:
             # PostgreSQL is busy with the load, so this process makes the event log meanwhile.
             packed = pool.submit(lambda: list(packed_events(world, date.min, world.first_date)))
-            loader.create_world(connection, world, secrets.token_hex(16), progress)
+            then = world.dirt_of(world.first_date) if dirt else ()
+            loader.create_world(connection, world, secrets.token_hex(16), progress, dirt, then)
             write_events(folder, lambda: world, world.first_date, progress, packed.result())
         return loader.read_world(connection), True
 
@@ -267,17 +298,43 @@ def _check_same(row: loader.WorldRow, seed: int | None, scale: float | None) -> 
             )
 
 
+def _wanted_dirt(settings: Settings, world: str, since: date) -> loader.DirtRow | None:
+    """The dirt that the settings ask for, None when they ask for none."""
+    if not settings.sandbox_dirt and not settings.sandbox_deletes:
+        return None
+    if world != SyntheticWorld.name:
+        raise SandboxError(f"world {world} is real: it takes no --dirt and no --deletes, leave them out")
+    return loader.DirtRow(settings.sandbox_dirt, settings.sandbox_deletes, since)
+
+
+def _check_dirt(settings: Settings, row: loader.WorldRow) -> None:
+    wanted = _wanted_dirt(settings, row.name, row.world_date)
+    if wanted and (row.dirt is None or (wanted.rate, wanted.deletes) != (row.dirt.rate, row.dirt.deletes)):
+        have = f"--dirt {row.dirt.rate:g}{' --deletes' * row.dirt.deletes}" if row.dirt else "no --dirt"
+        raise SandboxError(
+            f"world {row.name} exists with {have}: leave --dirt and --deletes out, begin them with `advance`"
+            " where there are none yet, or run `python -m sandbox down --wipe` first"
+        )
+
+
+def _with_dirt(world: World, dirt: loader.DirtRow | None) -> World:
+    return DirtyWorld(world, dirt.rate, dirt.deletes, dirt.since) if dirt else world
+
+
 _make_world = functools.lru_cache(maxsize=1)(worlds.create)
 """Making a world takes a moment; one process that goes up and then advances makes it once."""
 
 
 def _world(settings: Settings, row: loader.WorldRow) -> World:
-    return _make_world(row.name, row.seed, row.scale, settings.berka_dir)
+    return _with_dirt(_make_world(row.name, row.seed, row.scale, settings.berka_dir), row.dirt)
 
 
 def _complete(settings: Settings, folder: Folder, row: loader.WorldRow, progress: Progress) -> None:
-    """Finishes what a killed command may have left: event log, the APIs' date, endpoints."""
+    """Finishes what a killed command may have left: event log, truth, the APIs' date, endpoints."""
     write_events(folder, lambda: _world(settings, row), row.world_date, progress)
+    if row.dirt:
+        facts = _world(settings, row).truth(row.world_date)
+        write_whole(folder.truth, "".join(json.dumps(fact) + "\n" for fact in facts).encode())
     deadline = time.monotonic() + 10
     while read_state(folder).get("world_date") != row.world_date.isoformat():
         if time.monotonic() > deadline:

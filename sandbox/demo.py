@@ -20,7 +20,7 @@ from dotenv import load_dotenv
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
-from ingestion.errors import IngestionError
+from ingestion.errors import DEAD_LETTERS, IngestionError
 from ingestion.lake import Lake
 from ingestion.settings import load_settings
 from sandbox import control, report
@@ -136,9 +136,15 @@ def _step(name: str) -> Iterator[control.Progress]:
 def _land() -> None:
     console.print("[bold]Landing[/bold] what is new in the lake")
     command = [sys.executable, "-m", "ingestion", "run"]
-    process = subprocess.Popen(command, process_group=0, preexec_fn=die_with_parent(signal.SIGKILL))
+    process = subprocess.Popen(
+        command,
+        env={"LOG_FORMAT": "" if console.is_terminal else "text", **os.environ},
+        process_group=0,
+        preexec_fn=die_with_parent(signal.SIGKILL),
+    )
     try:
-        if process.wait():
+        # Dead letters are told of, and what has landed is built.
+        if process.wait() not in (0, DEAD_LETTERS):
             raise StepFailed
     finally:
         _end(process)

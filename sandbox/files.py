@@ -24,10 +24,12 @@ class Folder:
         self.path = path
         self.pgdata = path / "pgdata"
         self.events = path / "events"
+        self.truth = path / "truth.jsonl"  # of bad data and deletions: for tests only
         self.endpoints = path / "endpoints.env"
         self.pid = path / "supervisor.pid"
         self.state = path / "supervisor.json"
         self.log = path / "supervisor.log"
+        self.faults = path / "faults.json"
         self.lock = path.with_name(f"{path.name}.lock")  # outside, so that it outlives `down --wipe`
 
 

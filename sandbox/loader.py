@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -13,7 +13,7 @@ import pyarrow.csv as csv
 from psycopg import sql
 
 from sandbox.errors import SandboxError
-from sandbox.worlds.base import KEYS, World
+from sandbox.worlds.base import KEYS, Change, World
 
 CHANNEL = "sandbox_world"
 """Told of every new world date, by the transaction that sets it."""
@@ -30,6 +30,23 @@ create table sandbox.world (
     bureau_api_key text not null
 );
 """
+_DIRT_TABLE = """
+create table sandbox.dirt (
+    only_row boolean primary key default true check (only_row),
+    rate     double precision not null,
+    deletes  boolean not null,
+    since    date not null
+)
+"""
+
+
+@dataclass(frozen=True)
+class DirtRow:
+    """How dirty a world is: share of bad rows, whether records are deleted, and from which day on."""
+
+    rate: float
+    deletes: bool
+    since: date
 
 
 @dataclass(frozen=True)
@@ -41,6 +58,7 @@ class WorldRow:
     scale: float
     world_date: date
     bureau_api_key: str
+    dirt: DirtRow | None = None
 
 
 def read_world(connection: psycopg.Connection) -> WorldRow | None:
@@ -51,7 +69,10 @@ def read_world(connection: psycopg.Connection) -> WorldRow | None:
         row = connection.execute(
             "select name, seed, scale, world_date, bureau_api_key from sandbox.world"
         ).fetchone()
-    return WorldRow(*row)
+        dirt = None
+        if connection.execute("select to_regclass('sandbox.dirt')").fetchone()[0] is not None:
+            dirt = DirtRow(*connection.execute("select rate, deletes, since from sandbox.dirt").fetchone())
+    return WorldRow(*row, dirt)
 
 
 def create_world(
@@ -59,8 +80,10 @@ def create_world(
     world: World,
     bureau_api_key: str,
     progress: Callable[[str], None] = lambda text: None,
+    dirt: DirtRow | None = None,
+    then: Iterable[Change] = (),
 ) -> None:
-    """Creates schema and data as of the world's first day. All or nothing."""
+    """Creates schema and data as of the world's first day, then applies `then`. All or nothing."""
     tables, indexes = _split_schema(_SCHEMA.read_text(encoding="utf-8"))
     day = world.first_date
     with connection.transaction():
@@ -81,7 +104,25 @@ def create_world(
             " values (%s, %s, %s, %s, %s)",
             (world.name, world.seed, world.scale, day, bureau_api_key),
         )
+        if dirt:
+            _write_dirt(connection, dirt)
+        connection.execute("set local session_replication_role = origin")
+        _apply(connection, then, progress)
         _notify(connection, day)
+
+
+def begin_dirt(connection: psycopg.Connection, dirt: DirtRow) -> None:
+    """Notes that a clean world is dirty from a day on."""
+    with connection.transaction():
+        _write_dirt(connection, dirt)
+
+
+def _write_dirt(connection: psycopg.Connection, dirt: DirtRow) -> None:
+    connection.execute(_DIRT_TABLE)
+    connection.execute(
+        "insert into sandbox.dirt (rate, deletes, since) values (%s, %s, %s)",
+        (dirt.rate, dirt.deletes, dirt.since),
+    )
 
 
 def apply_day(
@@ -91,19 +132,28 @@ def apply_day(
     progress: Callable[[str], None] = lambda text: None,
 ) -> int:
     """Applies what happens on `day`, with the trigger on, and moves the world's date. All or nothing."""
-    rows = 0
     with connection.transaction():
-        for change in world.changes(day):
-            if change.rows.num_rows == 0:
-                continue
-            progress(f"{change.kind} {change.table}: {change.rows.num_rows:,} rows")
-            if change.kind == "insert":
-                _copy(connection, sql.Identifier("app", change.table), change.rows)
-            else:
-                _update(connection, change.table, change.rows)
-            rows += change.rows.num_rows
+        rows = _apply(connection, world.changes(day), progress)
         connection.execute("update sandbox.world set world_date = %s", (day,))
         _notify(connection, day)
+    return rows
+
+
+def _apply(connection: psycopg.Connection, changes: Iterable[Change], progress: Callable[[str], None]) -> int:
+    rows = 0
+    for change in changes:
+        if change.kind == "add column":
+            _add_columns(connection, change.table, change.rows.column_names)
+        if change.rows.num_rows == 0:
+            continue
+        progress(f"{change.kind} {change.table}: {change.rows.num_rows:,} rows")
+        if change.kind == "insert":
+            _copy(connection, sql.Identifier("app", change.table), change.rows)
+        elif change.kind == "update":
+            _update(connection, change.table, change.rows)
+        else:
+            _delete(connection, change.table, change.rows)
+        rows += change.rows.num_rows
     return rows
 
 
@@ -137,32 +187,62 @@ def _without_time_zones(rows: pa.Table) -> pa.Table:
     return rows
 
 
+_NOTHING = sql.SQL("")
+
+
 def _update(connection: psycopg.Connection, table: str, rows: pa.Table) -> None:
     """Updates whole rows by key."""
+    values = [name for name in rows.column_names if name not in KEYS[table]]
+    assignments = sql.SQL(", ").join(
+        sql.SQL("{} = c.{}").format(sql.Identifier(name), sql.Identifier(name)) for name in values
+    )
+    _by_key(
+        connection, table, rows, sql.SQL("update {target} as t set {values} from {changed} as c"), assignments
+    )
+
+
+def _delete(connection: psycopg.Connection, table: str, rows: pa.Table) -> None:
+    """Deletes rows by key."""
+    _by_key(connection, table, rows, sql.SQL("delete from {target} as t using {changed} as c"))
+
+
+def _by_key(
+    connection: psycopg.Connection,
+    table: str,
+    rows: pa.Table,
+    statement: sql.SQL,
+    values: sql.Composable = _NOTHING,
+) -> None:
+    """Runs a statement on every row of `table` whose key is in `rows`; each of them must exist."""
     target = sql.Identifier("app", table)
     changed = sql.Identifier("changed")
-    connection.execute(sql.SQL("create temporary table {} (like {})").format(changed, target))
+    columns = sql.SQL(", ").join(map(sql.Identifier, rows.column_names))
+    connection.execute(
+        sql.SQL("create temporary table {} as select {} from {} limit 0").format(changed, columns, target)
+    )
     _copy(connection, changed, rows)
-    key = KEYS[table]
-    values = [name for name in rows.column_names if name not in key]
-    updated = connection.execute(
-        sql.SQL("update {} as t set {} from {} as c where {}").format(
-            target,
-            sql.SQL(", ").join(
-                sql.SQL("{} = c.{}").format(sql.Identifier(name), sql.Identifier(name)) for name in values
-            ),
-            changed,
-            sql.SQL(" and ").join(
-                sql.SQL("t.{} = c.{}").format(sql.Identifier(name), sql.Identifier(name)) for name in key
-            ),
-        )
+    same_key = sql.SQL(" and ").join(
+        sql.SQL("t.{} = c.{}").format(sql.Identifier(name), sql.Identifier(name)) for name in KEYS[table]
+    )
+    found = connection.execute(
+        statement.format(target=target, changed=changed, values=values) + sql.SQL(" where ") + same_key
     ).rowcount
-    if updated != rows.num_rows:
+    if found != rows.num_rows:
         raise SandboxError(
-            f"{table}: {updated} of {rows.num_rows} rows to update exist: the database was changed by hand,"
+            f"{table}: {found} of {rows.num_rows} rows to change exist: the database was changed by hand,"
             " run `python -m sandbox down --wipe`, then `up`"
         )
     connection.execute(sql.SQL("drop table {}").format(changed))
+
+
+def _add_columns(connection: psycopg.Connection, table: str, names: list[str]) -> None:
+    """Adds columns of text: what a release of the app does one day."""
+    for name in names:
+        connection.execute(
+            sql.SQL("alter table {} add column {} text").format(
+                sql.Identifier("app", table), sql.Identifier(name)
+            )
+        )
 
 
 def _notify(connection: psycopg.Connection, day: date) -> None:

@@ -18,6 +18,10 @@ class Settings(BaseSettings):
     sandbox_dir: Path = Path(".sandbox")
     sandbox_port: int = 0
     """Port of the third-party APIs; 0 takes any free one."""
+    sandbox_dirt: float = Field(0.0, ge=0, le=1)
+    """Share of a day's rows that are bad data, in a generated world; 0 is none."""
+    sandbox_deletes: bool = False
+    """Whether records are deleted, in a generated world."""
     berka_dir: Path = Path("../shared/data/berka")
 
     @property

@@ -84,7 +84,7 @@ class Supervisor:
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute(f"listen {CHANNEL}")
             world = read_world(connection)
-            server = _create_server(world, self._port)
+            server = _create_server(world, self._port, self._folder.faults)
             threading.Thread(target=server.serve_forever, daemon=True).start()
             port = server.server_address[1]
             self._report(dsn, port, world.world_date)
@@ -108,9 +108,11 @@ class Supervisor:
         write_whole(self._folder.state, json.dumps(state).encode())
 
 
-def _create_server(world: WorldRow, port: int) -> ThirdPartyServer:
+def _create_server(world: WorldRow, port: int, faults: Path) -> ThirdPartyServer:
     try:
-        return create_server(world.name, world.seed, world.world_date, port, world.bureau_api_key)
+        return create_server(
+            world.name, world.seed, world.world_date, port, world.bureau_api_key, faults_file=faults
+        )
     except OSError as error:
         raise SandboxError(
             f"port {port} cannot be used ({error.strerror}): set SANDBOX_PORT to a free port, or to 0 for any"

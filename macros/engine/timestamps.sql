@@ -34,3 +34,9 @@
 {% macro athena__business_date(timestamp) -%}
     cast(at_timezone(with_timezone({{ timestamp }}, 'UTC'), 'America/Sao_Paulo') as date)
 {%- endmacro %}
+
+
+{# The end of a logical day (YYYY-MM-DD), in naive UTC: midnight in São Paulo is 03:00 UTC. #}
+{% macro end_of_day(day) -%}
+    {{ dbt.dateadd('hour', 27, 'cast(cast(' ~ day ~ ' as date) as timestamp)') }}
+{%- endmacro %}

@@ -1,9 +1,11 @@
 {#
     The pattern of every staging model, in three steps:
 
-    1. `landed_since_last_build`: raw rows of the days not yet built (a first build takes all days);
+    1. `landed_since_last_build`: raw rows of the days not yet built (a first build takes all days), without
+       those that break a rule (`not_quarantined`);
     2. `version_rank`: of several versions of a record among them, 1 is the one to keep;
-    3. `unless_built`: a row that is already built, or superseded by what is built, is left out.
+    3. `ahead_of_built`: a row that is already built, or superseded by what is built, is left out; a row that is
+       built and has got a newer version in quarantine is flagged.
 
     What remains is merged by the model's unique_key. So a day costs the same however long the history,
     a second build merges nothing, and the result is that of a full refresh.
@@ -13,16 +15,17 @@
 #}
 
 {#
-    Condition on raw rows: landed up to as_of_date and, when the table exists, since the last day it holds.
-    That day is read again, for it may have got another batch. Days are literals so that both engines prune.
+    Condition on raw rows: landed up to as_of_date and, when `built_relation` (by default the model's own table)
+    exists and the build is incremental, since the last day it holds. That day is read again, for it may have got
+    another batch. Days are literals so that both engines prune.
 #}
-{% macro landed_since_last_build() -%}
+{% macro landed_since_last_build(built_relation=this) -%}
     {%- set until = as_of_day() -%}
-    {%- if execute and is_incremental() -%}
-        {%- set built = run_query('select max(_extract_date) from ' ~ this).rows[0][0] | string -%}
+    {%- if execute and is_incremental() and built_relation -%}
+        {%- set built = run_query('select max(_extract_date) from ' ~ built_relation).rows[0][0] | string -%}
         {%- if built not in ('None', '') and built > until -%}
             {%- do exceptions.raise_compiler_error(
-                this.identifier ~ ' already holds ' ~ built ~ ', which is after as_of_date ' ~ until
+                built_relation.identifier ~ ' already holds ' ~ built ~ ', which is after as_of_date ' ~ until
                 ~ ': a state of the past needs a warehouse of its own (WAREHOUSE) or --full-refresh'
             ) -%}
         {%- endif -%}
@@ -31,6 +34,35 @@
     {%- if built and built not in ('None', '') %}
         and extract_date >= '{{ built }}'
     {%- endif -%}
+{%- endmacro %}
+
+
+{#
+    Condition on raw rows (of the alias `raw_rows`) that breaks no rule: it is not in the quarantine, a CTE called
+    `quarantined`. The quarantine must have been brought up to date by this very run, or rows that break a rule
+    would pass.
+#}
+{% macro not_quarantined(source_name, table) -%}
+    {%- set quarantine = 'model.' ~ project_name ~ '.quarantine_' ~ source_name ~ '__' ~ table -%}
+    {%- if execute and flags.WHICH in ('run', 'build') and quarantine not in selected_resources -%}
+        {%- do exceptions.raise_compiler_error(
+            'stg_' ~ source_name ~ '__' ~ table ~ ' is built from its quarantine: select both, as in'
+            ~ ' `dbt build --select quarantine staging`'
+        ) -%}
+    {%- endif -%}
+    {%- set meta = quarantine_meta(source_name, table) -%}
+    not exists (
+            select 1
+            from quarantined
+            where
+                {% for column, normalise in meta.key.items() -%}
+                {{ normalised('raw_rows.' ~ column, normalise) }} = quarantined.{{ column }}
+                and {% endfor -%}
+                {% for column in meta.version -%}
+                raw_rows.{{ column }} = quarantined.{{ column }}
+                {{- '\n                and ' if not loop.last }}
+                {%- endfor %}
+        )
 {%- endmacro %}
 
 
@@ -47,27 +79,89 @@
 
 
 {#
-    Join and condition that leave out rows of `cte` that are not ahead of the row already built with the
-    same key. `ahead_by` says what makes a row ahead, most important first: (column, '>' or '<') pairs.
+    The landing columns that end every staging model's `renamed`, from the alias `landed`. A deletion carries the
+    record's last content: it is the record's current version and says when the record ended, at the end of the
+    logical day that found it gone.
 #}
-{% macro unless_built(cte, ahead_by) -%}
-    {%- if is_incremental() -%}
+{% macro landing_columns() -%}
+    landed._source_deleted,
+        case when landed._source_deleted then {{ end_of_day('landed.extract_date') }} end as deleted_at,
+        landed._batch_id,
+        cast(landed.extract_date as date) as _extract_date
+{%- endmacro %}
+
+
+{#
+    What a build merges: the rows of the CTE `renamed` that are ahead of the row already built with the same key,
+    and built rows that have got a newer version in quarantine since. `ahead_by` says what makes a row ahead, most
+    important first: (column, '>' or '<') pairs.
+#}
+{% macro ahead_of_built(ahead_by) -%}
     {%- set key = config.get('unique_key') -%}
-    {%- set key = [key] if key is string else key %}
+    {%- set key = [key] if key is string else key -%}
+    {%- set newest_bad -%}
+    left join (
+        select
+            {{ key | join(', ') }},
+            max(_batch_id) as last_batch_id
+        from quarantined
+        group by {% for column in key %}{{ loop.index }}{{ ', ' if not loop.last }}{% endfor %}
+    ) as newest_bad
+    {%- endset -%}
+    {%- set flag = 'has_quarantined_version' -%}
+    {%- set columns = ['*'] -%}
+    {%- if execute and is_incremental() -%}
+        {%- set columns = adapter.get_columns_in_relation(this) | map(attribute='name') | reject('equalto', flag) | list -%}
+    {%- endif -%}
+    select
+        {%- for column in columns %}
+        renamed.{{ column }},
+        {%- endfor %}
+        coalesce(newest_bad.last_batch_id > renamed._batch_id, false) as {{ flag }}
+    from renamed
+    {{ newest_bad }}
+        on {{ same_key('renamed', 'newest_bad', key) }}
+    {%- if is_incremental() %}
     left join {{ this }} as built
-        on
-            {% for column in key -%}
-            {{ cte }}.{{ column }} = built.{{ column }}
-            {{- '\n            and ' if not loop.last }}
-            {%- endfor %}
+        on {{ same_key('renamed', 'built', key) }}
     where
         built.{{ key[0] }} is null
-        {%- for column, sign in ahead_by %}
-        or (
-            {% for earlier, _ in ahead_by[:loop.index0] -%}
-            {{ cte }}.{{ earlier }} = built.{{ earlier }} and {% endfor -%}
-            {{ cte }}.{{ column }} {{ sign }} built.{{ column }}
-        )
+        or {{ is_ahead(ahead_by) }}
+    union all
+    select
+        {%- for column in columns %}
+        built.{{ column }},
         {%- endfor %}
+        true as {{ flag }}
+    from {{ this }} as built
+    {{ newest_bad | replace('left join', 'inner join', 1) }}
+        on {{ same_key('built', 'newest_bad', key) }}
+    left join renamed
+        on
+            {{ same_key('renamed', 'built', key) }}
+            and ({{ is_ahead(ahead_by) }})
+    where
+        newest_bad.last_batch_id > built._batch_id
+        and not built.{{ flag }}
+        and renamed.{{ key[0] }} is null
     {%- endif -%}
+{%- endmacro %}
+
+
+{% macro same_key(left, right, key) -%}
+    {%- for column in key -%}
+    {{ left }}.{{ column }} = {{ right }}.{{ column }}{{ ' and ' if not loop.last }}
+    {%- endfor -%}
+{%- endmacro %}
+
+
+{# Is the row of `renamed` ahead of the one of `built`? #}
+{% macro is_ahead(ahead_by) -%}
+    {%- for column, sign in ahead_by -%}
+    (
+            {%- for earlier, _ in ahead_by[:loop.index0] -%}
+            renamed.{{ earlier }} = built.{{ earlier }} and {% endfor -%}
+            renamed.{{ column }} {{ sign }} built.{{ column }})
+        {{- '\n        or ' if not loop.last }}
+    {%- endfor -%}
 {%- endmacro %}

@@ -1,24 +1,31 @@
 """One HTTP server, on this machine only, that plays every third party of a world.
 
 Its answers depend on nothing but the seed, the request and the world's date. The only state is the
-bureau's rate limit.
+bureau's rate limit, and, while it is asked to misbehave (`faults.py`), what that needs.
 """
 
 import json
 import math
+import re
+import socket
+import struct
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
 from hmac import compare_digest
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from socketserver import TCPServer
-from threading import Lock
+from threading import Event, Lock
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from sandbox.third_party import bureau, ptax
 from sandbox.third_party.answers import Answer, Refusal
+from sandbox.third_party.faults import SHIFTED, Draw, Mischief
 
 REQUESTS_PER_SECOND = 100.0
 BURST = 200
@@ -36,6 +43,8 @@ def create_server(
     requests_per_second: float = REQUESTS_PER_SECOND,
     burst: int = BURST,
     log: Callable[[str], None] | None = None,
+    faults_file: Path | None = None,
+    watch: Callable[["Call"], None] = lambda call: None,
 ) -> "ThirdPartyServer":
     """A server that listens already; call `serve_forever` to answer, set `world_date` to move its day.
 
@@ -48,6 +57,8 @@ def create_server(
         requests_per_second: the bureau's rate limit.
         burst: how many requests it forgives at once.
         log: takes the access log's lines; standard error by default.
+        faults_file: holds the faults it is asked for; see `faults.py`.
+        watch: takes every call whole, for tests: unlike the log it holds what was asked and answered.
 
     Raises:
         OSError: the port is taken.
@@ -60,7 +71,22 @@ def create_server(
     server.api_key = api_key.encode()
     server.ptax = ptax.Ptax(seed)
     server.bucket = TokenBucket(requests_per_second, burst)
+    server.mischief = Mischief(faults_file)
+    server.watch = watch
     return server
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call as it was, on a day of the world; `at` is a monotonic clock's, `status` 0 without an answer."""
+
+    at: float
+    day: date
+    route: str
+    status: int
+    faults: tuple[str, ...]
+    request: bytes
+    answer: bytes
 
 
 class ThirdPartyServer(ThreadingHTTPServer):
@@ -77,6 +103,12 @@ class ThirdPartyServer(ThreadingHTTPServer):
     api_key: bytes
     ptax: ptax.Ptax
     bucket: "TokenBucket"
+    mischief: Mischief
+    watch: Callable[[Call], None]
+
+    def __init__(self, *arguments: Any) -> None:
+        self.closing = Event()
+        super().__init__(*arguments)
 
     @property
     def url(self) -> str:
@@ -87,6 +119,17 @@ class ThirdPartyServer(ThreadingHTTPServer):
         """Bind without the reverse name look-up of HTTPServer, which can take seconds."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]
+
+    def server_close(self) -> None:
+        """Stop listening, and let go of connections that a fault holds open."""
+        self.closing.set()
+        super().server_close()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that gave up is no error of ours."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handle_error(request, client_address)
 
     def answer_bureau(self, key: str, body: bytes) -> Answer:
         """A page of scores; 401 and 429 come first, as nobody reads a body before them."""
@@ -150,27 +193,82 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _respond(self) -> None:
         started = time.perf_counter()
+        at = time.monotonic()
         path, _, query = self.path.partition("?")
         route = "unknown"  # an unknown path is not logged: anything may be in it
+        body, draw = b"", None
         try:
             body = self._read_body()
             if path == bureau.PATH:
                 route = "bureau"
                 self._require("POST")
-                answer = self.server.answer_bureau(self.headers.get("X-Api-Key", ""), body)
             elif ptax.is_path(path):
                 route = "ptax"
                 self._require("GET")
-                answer = self.server.answer_ptax(query)
             else:
                 raise Refusal(404, "there is no such resource")
+            draw = self.server.mischief.draw(route)
+            answer = self._fail(draw) if draw and draw.before else self._answer(route, body, query, draw)
         except Refusal as refusal:
             error = _ptax_error if route == "ptax" else _error
             answer = Answer(refusal.status, error(refusal.status, refusal.message))
-        self._send(answer)
+        note = f" {answer.note}" if answer and answer.note else ""
+        if draw and draw.applied:
+            note += f" fault={','.join(draw.applied)}"
+        status = answer.status if answer else 0
+        self.server.watch(
+            Call(
+                at,
+                self.server.world_date,
+                route,
+                status,
+                tuple(draw.applied) if draw else (),
+                body,
+                answer.body if answer else b"",
+            )
+        )
+        if answer:
+            self._send(answer, draw)
         milliseconds = (time.perf_counter() - started) * 1000
-        note = f" {answer.note}" if answer.note else ""
-        self.server.log(f"{self.command} {route} {answer.status}{note} {milliseconds:.1f}ms")
+        self.server.log(f"{self.command} {route} {status or '-'}{note} {milliseconds:.1f}ms")
+
+    def _answer(self, route: str, body: bytes, query: str, draw: Draw | None) -> Answer:
+        """What the service says, spoilt if that is asked for."""
+        if route == "ptax":
+            if draw:
+                query = _shifted(query, draw)
+            answer = self.server.answer_ptax(query)
+        else:
+            answer = self.server.answer_bureau(self.headers.get("X-Api-Key", ""), body)
+        if draw is None or answer.status != 200:
+            return answer
+        content = draw.spoil(answer.body, json.loads(body).get("page_token") if body else None)
+        if draw.wire:
+            draw.applied.append(draw.wire)
+        if draw.wire == "truncate":
+            content = content[: 1 + len(content) // 2]
+        return replace(answer, body=content)
+
+    def _fail(self, draw: Draw) -> Answer | None:
+        """The fault that comes instead of an answer; None when nothing is sent."""
+        draw.applied.append(draw.before)
+        chance = draw.chance("how")
+        if draw.before == "storm":
+            wait = {"Retry-After": f"{draw.faults.lasts('retry_after'):g}"} if chance.random() < 0.5 else {}
+            return Answer(429, _error(429, "too many requests"), headers=wait)
+        if draw.before == "error":
+            status = chance.choice([500, 502, 503, 504])
+            return Answer(status, chance.choice([_error(status, "trouble"), b"<html>trouble</html>", b""]))
+        if draw.before == "expire":
+            return Answer(401, _error(401, "X-Api-Key has expired"))
+        if draw.before == "hang":
+            self.server.closing.wait(draw.faults.lasts("hang"))
+        else:
+            # Closed with a lingering time of none: the other side sees a reset.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+        self.close_connection = True
+        return None
 
     def _require(self, method: str) -> None:
         if self.command != method:
@@ -187,7 +285,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(413, f"Content-Length must be a number up to {_MAX_BODY}")
         return self.rfile.read(int(length))
 
-    def _send(self, answer: Answer) -> None:
+    def _send(self, answer: Answer, draw: Draw | None = None) -> None:
         self.send_response(answer.status)
         self.send_header("Content-Type", "application/json;charset=UTF-8")
         self.send_header("Content-Length", str(len(answer.body)))
@@ -196,7 +294,19 @@ class _Handler(BaseHTTPRequestHandler):
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(answer.body)
+        if "drip" in (draw.applied if draw else ()):
+            self._drip(answer.body, draw.faults.lasts("drip"))
+        else:
+            self.wfile.write(answer.body)
+
+    def _drip(self, body: bytes, seconds: float) -> None:
+        pause = 0.05
+        size = max(1, int(len(body) * pause / seconds))
+        for start in range(0, len(body), size):
+            self.wfile.write(body[start : start + size])
+            self.wfile.flush()
+            if self.server.closing.wait(pause):
+                break
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What the standard library cannot parse; its own page would repeat the request line."""
@@ -206,6 +316,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """The standard library's log repeats request lines; `_respond` writes a safe one instead."""
+
+
+def _shifted(query: str, draw: Draw) -> str:
+    """The query of a page that begins some rows early, where it is not the first."""
+    match = re.search(r"(?<=\$skip=)\d+", query)
+    if match is None or int(match[0]) == 0 or not draw.shifts():
+        return query
+    return query[: match.start()] + str(max(0, int(match[0]) - SHIFTED)) + query[match.end() :]
 
 
 def _error(status: int, message: str) -> bytes:

@@ -197,10 +197,11 @@ KEYS: dict[str, tuple[str, ...]] = {
 class Change:
     """A batch of rows that one statement of a day applies.
 
-    `rows` has the columns of the table in `SCHEMAS`. An update carries whole rows, found by key.
+    `rows` has the columns of the table in `SCHEMAS`. An update carries whole rows, found by key; a delete
+    carries keys; an added column is one of text, named by `rows`.
     """
 
-    kind: Literal["insert", "update"]
+    kind: Literal["insert", "update", "delete", "add column"]
     table: str
     rows: pa.Table
 

@@ -1,11 +1,13 @@
 """Fixtures: whole pipelines (world → lake → warehouse), each built once for the session."""
 
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DBT = Path(sys.executable).with_name("dbt")
 SETTINGS = (
     "WORLD LAKE WAREHOUSE SOURCE_DSN EVENT_LOG BUREAU_URL BUREAU_API_KEY FX_URL EXTRACT_DATE AS_OF_DATE"
-    " BOOK_CURRENCY LEDGER_COMPLETE_UNTIL SANDBOX_DIR SANDBOX_PORT DOCS_PORT DBT_TARGET DBT_TARGET_PATH DBT_LOG_PATH"
+    " BOOK_CURRENCY LEDGER_COMPLETE_UNTIL SANDBOX_DIR SANDBOX_PORT SANDBOX_DIRT SANDBOX_DELETES DOCS_PORT DBT_TARGET"
+    " DBT_TARGET_PATH DBT_LOG_PATH SOURCES_FILE LOG_FORMAT"
 ).split()
 
 
@@ -36,6 +39,34 @@ def berka_files() -> Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of a real HTTP server that plays S3, empty at first."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A bucket of this test's own, as `s3://bucket`; the environment says how to reach it."""
+    import boto3
+
+    for name in [n for n in os.environ if n.startswith(("AWS_", "LAKE_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    name = f"bucket-{uuid.uuid4()}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    return f"s3://{name}"
 
 
 @dataclass(frozen=True)
@@ -83,6 +114,7 @@ class Pipeline:
             "DBT_LOG_PATH": str(self.folder / "logs"),
             "DO_NOT_TRACK": "1",
             "COLUMNS": "200",
+            "LOG_FORMAT": "text",
             **self.settings,
         }
 

@@ -18,7 +18,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestion import files
@@ -231,6 +231,7 @@ def lines(draw: st.DrawFn) -> bytes:
     return draw(st.sampled_from([text, text, text, text, text[:-1], text + text, f" {text}\r", ""])).encode()
 
 
+@settings(deadline=None)
 @given(st.lists(lines(), max_size=6), st.booleans())
 def test_a_block_gives_what_its_lines_give_one_by_one(block: list[bytes], learned: bool) -> None:
     layout = Layout.of(table())
@@ -365,6 +366,7 @@ def test_a_time_that_its_zone_skipped_is_refused() -> None:
     assert bad == {2: "at is no timestamptz"}
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.lists(st.text('a;"\n\r é', max_size=6), min_size=3, max_size=3), max_size=6),
     st.integers(1, 9),
@@ -447,8 +449,8 @@ def test_a_file_that_changed_a_moment_ago_is_looked_at_again(
 def test_what_was_seen_is_read_from_few_manifests(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "WHOLE_EVERY", 4)
     read = []
-    read_manifest = files.read_manifest
-    monkeypatch.setattr(files, "read_manifest", lambda *a: read.append(a) or read_manifest(*a))
+    manifest = Lake.manifest
+    monkeypatch.setattr(Lake, "manifest", lambda *a: read.append(a) or manifest(*a))
     for day in range(1, 16):
         place.day = date(2026, 1, day)
         place.put(f"{day}.jsonl", jsonl(record(day)))

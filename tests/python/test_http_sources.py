@@ -2,16 +2,19 @@
 
 import json
 import logging
+import re
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -25,10 +28,12 @@ import pytest
 from ingestion import bureau, fx
 from ingestion.config import TableConfig, load_sources
 from ingestion.errors import IngestionError
-from ingestion.http import HttpService, Patience
-from ingestion.lake import Lake
+from ingestion.http import HttpService, Limits, Patience, manners
+from ingestion.lake import BatchWriter, DeadLetter, Lake
+from ingestion.records import Field, whole
 from ingestion.run import Run, run
 from ingestion.settings import Settings
+from ingestion.spool import Spool
 from sandbox.postgres import Postgres
 from sandbox.third_party.server import ThirdPartyServer, create_server
 
@@ -37,7 +42,7 @@ KEY = "a-key-that-nobody-may-see"
 DAY = date(2025, 12, 31)
 NOON = datetime(2025, 12, 1, 12, tzinfo=UTC)
 ANNA, BRUNO, CARLA = "10000000019", "10000000108", "10000000280"
-BRIEF = Patience(connect=1, read=0.2, attempts=4, total=5, first_wait=0.001)
+BRIEF = Patience(connect=1, read=0.4, attempts=4, total=5, first_wait=0.001)
 
 SCORES = next(t for t in load_sources() if t.name == "bureau.scores")
 RATES = next(t for t in load_sources() if t.name == "central_bank.fx_rates")
@@ -46,7 +51,7 @@ RATES = next(t for t in load_sources() if t.name == "central_bank.fx_rates")
 class Script(ThreadingHTTPServer):
     """Answers each request with the next of `answers` (the last one for ever) and remembers it.
 
-    An answer is (status, body, headers), or the word `reset`, `hang` or `vanish`.
+    An answer is (status, body, headers), or the word `reset`, `hang`, `drip` or `vanish`.
     """
 
     daemon_threads = True
@@ -57,6 +62,9 @@ class Script(ThreadingHTTPServer):
         self.answers = answers
         self.requests: list[tuple[float, str, Any]] = []
         self.woken = threading.Event()
+        self.pause = 0.0
+        self.counting = threading.Lock()
+        self.at_once = self.most_at_once = 0
 
     @property
     def url(self) -> str:
@@ -69,12 +77,25 @@ class _ScriptHandler(BaseHTTPRequestHandler):
     wbufsize = -1
 
     def do_GET(self) -> None:
+        with self.server.counting:
+            self.server.at_once += 1
+            self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
+        time.sleep(self.server.pause)
+        with self.server.counting:
+            self.server.at_once -= 1
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         number = len(self.server.requests)
         self.server.requests.append((time.monotonic(), self.path, json.loads(body) if body else None))
         answer = self.server.answers[min(number, len(self.server.answers) - 1)]
         if answer == "hang":
             self.server.woken.wait(5)
+        if answer == "drip":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
+            for _ in range(100):
+                self.wfile.write(b"1")
+                self.wfile.flush()
+                if self.server.woken.wait(0.05):
+                    break
         if isinstance(answer, str):
             self.close_connection = True
             if answer == "reset":
@@ -167,7 +188,7 @@ def test_every_kind_of_trouble_in_a_row():
         patience = Patience(
             connect=1, read=0.1, attempts=len(TROUBLES) + 9, total=20, first_wait=0.001, longest_wait=0.01
         )
-        with service(server.url, patience) as client:
+        with service(server.url, patience, limits=Limits(rest=0.01)) as client:
             assert client.get("/a") == 1
 
 
@@ -284,6 +305,100 @@ def test_nothing_logs_the_key(caplog):
     assert ANNA not in caplog.text
 
 
+def test_answer_that_drips_has_an_end():
+    patience = Patience(read=2, answer=0.3, attempts=1)
+    with playing("drip") as server, service(server.url, patience) as client:
+        began = time.monotonic()
+        with pytest.raises(IngestionError, match=r"does not finish an answer within 0.3 s"):
+            client.get("/a")
+        assert time.monotonic() - began < 1.5
+
+
+def test_answer_beyond_all_measure_is_one_line_and_not_asked_for_again():
+    limits = Limits(max_megabytes=0.1)
+    with (
+        playing(ok(b"[" + b"1," * 60_000 + b"1]")) as server,
+        service(server.url, limits=limits) as client,
+        pytest.raises(IngestionError, match=r"more than 0.1 MB at once; check SHOP_URL"),
+    ):
+        client.get("/a")
+    assert len(server.requests) == 1
+
+
+def test_service_that_fails_in_a_row_is_left_alone_then_probed_once():
+    patience = Patience(attempts=4, total=20, first_wait=0.001, longest_wait=0.001)
+    limits = Limits(failures=3, rest=0.4, concurrency=4)
+    with playing((500, b"", {}), (500, b"", {}), (500, b"", {}), (500, b"", {}), ok(1)) as server:
+        with service(server.url, patience, limits=limits) as client, ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(client.get, ["/a"] * 4)) == [1] * 4
+        times = [at for at, *_ in server.requests]
+    breaks = [later - earlier for earlier, later in pairwise(times)]
+    # Requests that were under way when it opened may still come in; then only one at a time, after a rest.
+    assert sum(b > 0.35 for b in breaks) in (1, 2)
+    assert len(times) <= 9
+
+
+def test_service_that_stays_down_is_given_up_by_all_threads_soon():
+    patience = Patience(attempts=3, total=60, first_wait=0.001, longest_wait=0.001)
+    limits = Limits(failures=3, rest=0.1, concurrency=4)
+    with (
+        playing((500, b"", {})) as server,
+        service(server.url, patience, limits=limits) as client,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        errors = [f.exception() for f in [pool.submit(client.get, "/a") for _ in range(8)]]
+        assert all(isinstance(e, IngestionError) for e in errors)
+        assert len(server.requests) <= 3 + 3 + 4, "threads do not add up"
+
+
+def test_requests_keep_the_rate_and_the_concurrency():
+    limits = Limits(requests_per_second=50, burst=3, concurrency=2)
+    patience = Patience(read=5)
+    with playing(ok(1)) as server, service(server.url, patience, limits=limits) as client:
+        server.pause = 0.01
+        began = time.monotonic()
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(client.get, ["/a"] * 23)) == [1] * 23
+        assert time.monotonic() - began >= (23 - 3) / 50
+        times = [at for at, *_ in server.requests]
+    for i, begin in enumerate(times):
+        for j in range(i, len(times)):
+            assert j - i + 1 <= limits.burst + 50 * (times[j] - begin) + limits.concurrency
+    assert server.most_at_once == 2
+
+
+def test_retry_after_holds_for_every_thread():
+    limits = Limits(concurrency=4, burst=1, requests_per_second=20)
+    with (
+        playing((429, b"", {"Retry-After": "1"}), ok(1)) as server,
+        service(server.url, limits=limits) as client,
+    ):
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(client.get, ["/a"] * 6)) == [1] * 6
+        asked, *others = (at for at, *_ in server.requests)
+        assert sum(at - asked < 0.9 for at in others) <= 1, "none but what was under way"
+
+
+@pytest.mark.parametrize(
+    "http", [{"speed": 1}, {"burst": 0}, {"burst": 1.5}, {"read": "5"}, {"read": True}, ["read"]]
+)
+def test_manners_that_are_none_are_one_line(http):
+    with pytest.raises(IngestionError, match=r"^bureau.scores: http.* in sources.yml m"):
+        manners(with_options(SCORES, http=http))
+
+
+def test_nothing_of_the_url_or_the_key_is_told_whatever_the_service_repeats(caplog):
+    caplog.set_level(logging.DEBUG)
+    key = "k/ey-of-ünusual-form"
+    body = json.dumps({"a": key, "b": "pass-word", "c": "Basic dXNlcjpwYXNzLXdvcmQ="}).replace("/", "\\/")
+    with playing(ok(body.encode())) as server:
+        url = server.url.replace("//", "//user:pass-word@")
+        with HttpService("score shop", url, "SHOP_URL", secrets=[key]) as client:
+            assert client.get("/a") == {"a": "***", "b": "***", "c": "Basic ***"}
+    assert "pass-word" not in caplog.text
+    assert "user" not in caplog.text.lower().replace("user-agent", "")
+
+
 # ---------- a lender, its lake, its third parties ----------
 
 
@@ -376,11 +491,16 @@ def land(settings: Settings, table: TableConfig, day: date = DAY) -> int:
 
 @pytest.fixture
 def extract(lender: Settings, postgres: psycopg.Connection) -> Callable[[ModuleType, TableConfig], None]:
-    """Extract where nothing is meant to be written."""
+    """Extract where nothing is meant to be published."""
 
     def extract(source: ModuleType, table: TableConfig) -> None:
         lake = Lake.open(lender.lake, lender.world)
-        source.extract(table, Run(lender, lake, lender.extract_date, "00000001", postgres), out=None)
+        context = Run(lender, lake, lender.extract_date, "00000001", postgres)
+        try:
+            with lake.lock(), lake.begin(table, source.SCHEMA, "00000001", lender.extract_date) as out:
+                source.extract(table, context, out)
+        finally:
+            assert lake.batches(table.source, table.table) == []
 
     return extract
 
@@ -394,6 +514,10 @@ def with_options(table: TableConfig, **options: Any) -> TableConfig:
 def rows(settings: Settings, table: TableConfig, schema: pa.Schema) -> list[dict[str, Any]]:
     lake = Lake.open(settings.lake, settings.world)
     return lake.read(table.source, table.table, schema.names).to_pylist()
+
+
+def dead_letters(settings: Settings, table: TableConfig) -> list[DeadLetter]:
+    return Lake.open(settings.lake, settings.world).dead_letters(table.source, table.table)
 
 
 def scores(settings: Settings) -> list[tuple[str, str]]:
@@ -498,7 +622,8 @@ def test_monitoring_begins_with_the_earliest_consent_in_force(lender, consent, w
 def test_people_go_in_batches_and_pages_are_followed(lender, consent, world):
     for number in range(45):
         consent(f"{20_000_000_000 + number}", NOON - timedelta(days=300))
-    assert land(lender, with_options(SCORES, batch_size=20)) == 45 * 12
+    one_by_one = {"concurrency": 1}
+    assert land(lender, with_options(SCORES, batch_size=20, http=one_by_one)) == 45 * 12
     assert world.asked() == [
         "POST bureau 200 subjects=20 records=200",
         "POST bureau 200 subjects=20 records=40",
@@ -556,7 +681,7 @@ def record(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("data", "field"),
     [
-        ([[ANNA]], "form"),
+        ([[ANNA]], "object"),
         ([{"cpf": ANNA}], "score"),
         ([record(cpf=BRUNO)], "cpf"),
         ([record(cpf=int(ANNA))], "cpf"),
@@ -573,29 +698,24 @@ def record(**changes: Any) -> dict[str, Any]:
         ([record(queried_at="2025-12-01T12:00:00")], "queried_at"),
         ([record(queried_at=ANNA)], "queried_at"),
         ([record(queried_at=1764590400)], "queried_at"),
-        ([record(), record(queried_at=None)], "number 2 "),
+        ([record(queried_at=None)], "queried_at"),
+        ([record(score_version="\ud800")], "score_version"),
     ],
 )
-def test_record_that_is_not_valid_is_named_without_its_values(extract, lender, consent, data, field):
+def test_record_that_is_not_valid_is_a_dead_letter_and_names_no_value(lender, consent, data, field):
     consent(ANNA)
-    with playing(ok({"data": data, "next_page_token": None})) as server:
+    good = record(queried_at="2025-12-31T12:00:00Z")
+    with playing(ok({"data": [*data, good], "next_page_token": None})) as server:
         lender.bureau_url = server.url
-        with pytest.raises(IngestionError, match=rf"\b{field}.*; check that BUREAU_URL") as error:
-            extract(bureau, SCORES)
-    assert is_one_safe_line(error)
-
-
-def test_nothing_lands_of_an_answer_with_a_wrong_record(lender, consent):
-    consent(ANNA)
-    pages = [
-        {"data": [record()], "next_page_token": "2"},
-        {"data": [record(score=None)], "next_page_token": None},
-    ]
-    with playing(*map(ok, pages)) as server:
-        lender.bureau_url = server.url
-        with pytest.raises(IngestionError, match="score has the wrong type"):
-            land(lender, SCORES)
-    assert rows(lender, SCORES, bureau.SCHEMA) == []
+        assert land(lender, SCORES) == 1, "the good one beside it lands"
+        (letter,) = dead_letters(lender, SCORES)
+        assert re.search(rf"\b{field}\b", letter.reason)
+        assert not any(value in letter.reason + letter.origin for value in (ANNA, BRUNO, KEY))
+        payload = json.loads(letter.payload)
+        assert payload in (data[0], {"record": data[0], "asked_about": [ANNA]})
+        assert land(lender, SCORES, date(2026, 2, 15)) == 0
+        assert len(server.requests) == 2
+        assert dead_letters(lender, SCORES) == [letter], "the same record again is the same letter"
 
 
 @pytest.mark.parametrize(
@@ -629,6 +749,197 @@ def test_records_that_come_twice_land_once(lender, consent):
     ]
 
 
+def pages(*data: list[Any]) -> list[Any]:
+    """Answers that follow one another, each with a token for the next."""
+    tokens = [*map(str, range(2, len(data) + 1)), None]
+    return [ok({"data": d, "next_page_token": t}) for d, t in zip(data, tokens, strict=True)]
+
+
+FIRST, SECOND = record(), record(queried_at="2025-12-31T12:00:00Z")
+IMPATIENT = {"http": {"attempts": 1, "concurrency": 1}}
+
+
+def spool(settings: Settings) -> list[Path]:
+    return list(Path(settings.lake).glob("spool/*/*/*"))
+
+
+def test_a_run_that_fails_is_gone_on_with_at_the_page_it_had_reached(lender, consent):
+    consent(ANNA)
+    one, two = pages([FIRST], [SECOND])
+    with playing(one, (500, b"", {}), two) as server:
+        lender.bureau_url = server.url
+        with pytest.raises(IngestionError, match="answers 500"):
+            land(lender, with_options(SCORES, **IMPATIENT))
+        assert len(spool(lender)) == 1
+        assert scores(lender) == []
+        assert land(lender, with_options(SCORES, **IMPATIENT), DAY + timedelta(days=1)) == 2
+        assert [body["page_token"] for *_, body in server.requests] == [None, "2", "2"]
+    assert spool(lender) == []
+    assert scores(lender) == [(ANNA, "2025-12-01"), (ANNA, "2025-12-31")]
+
+
+def test_answers_in_the_spool_are_not_paid_for_again_when_the_commit_was_missed(
+    lender, consent, world, monkeypatch
+):
+    consent(ANNA)
+    consent(BRUNO)
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchWriter, "_commit", lambda self: (_ for _ in ()).throw(OSError(28, "disk full")))
+        with pytest.raises(IngestionError, match="disk full"):
+            land(lender, SCORES)
+    assert world.asked() == ["POST bureau 200 subjects=2 records=4"]
+    assert land(lender, SCORES) == 4
+    assert world.asked() == []
+
+
+def test_answers_that_are_landed_and_still_in_the_spool_land_once(lender, consent, world, monkeypatch):
+    consent(ANNA)
+    with monkeypatch.context() as patch:
+        patch.setattr(Spool, "clear", lambda self: None)
+        assert land(lender, SCORES) == 2
+    assert len(spool(lender)) == 1
+    assert land(lender, SCORES) == 0
+    assert len(scores(lender)) == 2
+    assert spool(lender) == []
+    assert len(world.asked()) == 1
+
+
+def test_a_page_token_that_the_bureau_has_forgotten_is_no_dead_end(lender, consent):
+    consent(ANNA)
+    one, _ = pages([FIRST], [SECOND])
+    whole = ok({"data": [SECOND], "next_page_token": None})
+    with playing(one, (500, b"", {}), (422, b"", {}), whole) as server:
+        lender.bureau_url = server.url
+        with pytest.raises(IngestionError, match="answers 500"):
+            land(lender, with_options(SCORES, **IMPATIENT))
+        assert land(lender, with_options(SCORES, **IMPATIENT)) == 1, "what had come lands"
+        assert land(lender, with_options(SCORES, **IMPATIENT), DAY + timedelta(days=1)) == 1
+        assert server.requests[-1][2]["subjects"][0]["after"] == "2025-12-01T12:00:00Z"
+
+
+def test_a_request_is_not_gone_on_with_about_somebody_who_has_revoked(lender, consent, postgres):
+    consent(ANNA)
+    consent(BRUNO)
+    one, _ = pages([FIRST], [])
+    with playing(one, (500, b"", {}), ok({"data": [], "next_page_token": None})) as server:
+        lender.bureau_url = server.url
+        with pytest.raises(IngestionError, match="answers 500"):
+            land(lender, with_options(SCORES, **IMPATIENT))
+        postgres.execute(
+            "update app.consents set revoked_at = granted_at where customer_id = %s", [int(BRUNO)]
+        )
+        assert land(lender, with_options(SCORES, **IMPATIENT)) == 1
+        bodies = [body for *_, body in server.requests]
+    assert [[s["cpf"] for s in b["subjects"]] for b in bodies] == [[ANNA, BRUNO], [ANNA, BRUNO], [ANNA]]
+    assert bodies[-1]["page_token"] is None
+
+
+def test_who_revokes_during_the_run_is_not_asked_about_any_more(lender, consent, postgres, world):
+    for cpf in (ANNA, BRUNO, CARLA):
+        consent(cpf)
+    revoke = "update app.consents set revoked_at = granted_at where customer_id = %s"
+    world.server.watch = lambda call: postgres.execute(revoke, [int(CARLA)])
+    assert land(lender, with_options(SCORES, batch_size=1, http={"concurrency": 1})) == 4
+    assert world.asked() == ["POST bureau 200 subjects=1 records=2"] * 2
+
+
+def test_of_whom_the_bureau_knows_nothing_it_is_asked_again_after_some_days_only(lender, consent, world):
+    consent(ANNA)
+    world.server.has_data = False
+    table = with_options(SCORES, recheck_days=7)
+    for day, calls in ((DAY, 1), (DAY, 0), (DAY + timedelta(days=6), 0), (DAY + timedelta(days=7), 1)):
+        assert land(lender, table, day) == 0
+        assert len(world.asked()) == calls, day
+    consent(BRUNO)
+    assert land(lender, table, DAY + timedelta(days=7)) == 0
+    assert land(lender, table, DAY + timedelta(days=7)) == 0
+    assert len(world.asked()) == 1, "also where the day has a batch already"
+    manifests = Lake.open(lender.lake, lender.world).manifests("bureau", "scores")
+    assert not any(cpf in json.dumps(manifests) for cpf in (ANNA, BRUNO))
+    assert rows(lender, SCORES, bureau.SCHEMA) == [], "no score is made up"
+
+
+def test_unknown_fields_are_kept_and_optional_ones_may_be_missing(lender, consent):
+    consent(ANNA)
+    more = record(segment={"code": 7, "rate": 1.50}, ünknown=None)
+    fewer = {k: SECOND[k] for k in ("cpf", "score", "queried_at")}
+    with playing(ok({"data": [more, fewer], "next_page_token": None, "trace": 1})) as server:
+        lender.bureau_url = server.url
+        assert land(lender, SCORES) == 2
+    one, two = rows(lender, SCORES, bureau.SCHEMA)
+    assert json.loads(one["_extra"]) == {"segment": {"code": 7, "rate": 1.5}, "ünknown": None}
+    assert two == {
+        **dict.fromkeys(bureau.SCHEMA.names),
+        "cpf": ANNA,
+        "score": 700,
+        "queried_at": two["queried_at"],
+    }
+
+
+def replayed(settings: Settings, table: TableConfig, module: ModuleType, postgres: psycopg.Connection) -> int:
+    """Replay a table's dead letters; returns how many rows landed."""
+    lake = Lake.open(settings.lake, settings.world)
+    context = Run(settings, lake, settings.extract_date, lake.next_batch_id(), postgres)
+    with lake.lock(), lake.begin(table, module.SCHEMA, context.batch_id, settings.extract_date) as out:
+        module.replay(table, context, lake.dead_letters(table.source, table.table), out)
+    return out.rows
+
+
+@pytest.mark.parametrize(
+    ("bad", "after"),
+    [
+        (record(score="700"), "2025-12-01T11:59:59.999999Z"),
+        (record(queried_at=7), None),
+        (record(cpf=None), "2025-12-01T11:59:59.999999Z"),
+        (record(cpf=None, queried_at=None), None),
+        ("nonsense", None),
+    ],
+)
+def test_replay_asks_again_and_retires(lender, consent, postgres, bad, after):
+    consent(ANNA)
+    answers = [[bad, SECOND], [bad, SECOND], [FIRST, SECOND]]
+    with playing(*(ok({"data": a, "next_page_token": None}) for a in answers)) as server:
+        lender.bureau_url = server.url
+        assert land(lender, SCORES) == 1
+        assert replayed(lender, SCORES, bureau, postgres) == 0
+        (letter,) = dead_letters(lender, SCORES)
+        assert letter.attempts == 2
+        assert replayed(lender, SCORES, bureau, postgres) == 1
+        assert dead_letters(lender, SCORES) == []
+        assert [body["subjects"][0]["after"] for *_, body in server.requests] == [None, after, after]
+        assert replayed(lender, SCORES, bureau, postgres) == 0
+        assert len(server.requests) == 3
+    assert sorted(scores(lender)) == [(ANNA, "2025-12-01"), (ANNA, "2025-12-31")]
+
+
+def test_replay_lands_without_a_call_what_is_as_promised_by_now(
+    lender, consent, postgres, world, monkeypatch
+):
+    consent(ANNA)
+    strict = [Field("score", "score", whole(0, 1)) if f.name == "score" else f for f in bureau.FIELDS]
+    with monkeypatch.context() as patch:
+        patch.setattr(bureau, "FIELDS", strict)
+        assert land(lender, SCORES) == 0
+    assert len(dead_letters(lender, SCORES)) == 2
+    assert land(lender, SCORES) == 0
+    assert len(world.asked()) == 1, "what waits for a replay is not asked for again"
+    assert replayed(lender, SCORES, bureau, postgres) == 2
+    assert world.asked() == []
+    assert dead_letters(lender, SCORES) == []
+
+
+def test_replay_asks_about_nobody_without_consent(lender, consent, postgres):
+    consent(ANNA)
+    with playing(ok({"data": [record(score=None)], "next_page_token": None})) as server:
+        lender.bureau_url = server.url
+        land(lender, SCORES)
+        postgres.execute("update app.consents set revoked_at = granted_at")
+        replayed(lender, SCORES, bureau, postgres)
+        assert len(server.requests) == 1
+    (letter,) = dead_letters(lender, SCORES)
+    assert letter.reason.startswith("no consent in force")
+
+
 # ---------- central bank ----------
 
 
@@ -660,12 +971,22 @@ def test_rates_of_a_currency_added_later_begin_at_the_start(lender, world):
     assert world.asked()[-1].startswith("GET ptax 200 period=2025-12-01..2025-12-31 ")
 
 
-def test_rates_are_paged_to_the_end(lender, world, monkeypatch):
-    monkeypatch.setattr(fx, "PAGE_ROWS", 5)
+def test_a_period_that_fills_its_page_is_halved(lender, world, monkeypatch):
+    monkeypatch.setattr(fx, "PAGE_ROWS", 10)
+    monkeypatch.setattr(fx, "PAGE_DAYS", 2)
     assert land(lender, with_options(RATES, start_date=date(2025, 12, 29), currencies=["USD"])) == 15
-    assert [c.rpartition("skip=")[2] for c in world.asked()] == [
-        f"{n} rows={5 * (n < 15)}" for n in (0, 5, 10, 15)
+    assert [re.search(r"period=.*rows=\d+", c)[0] for c in world.asked()] == [
+        "period=2025-12-29..2025-12-30 skip=0 rows=10",
+        "period=2025-12-29..2025-12-29 skip=0 rows=5",
+        "period=2025-12-30..2025-12-30 skip=0 rows=5",
+        "period=2025-12-31..2025-12-31 skip=0 rows=5",
     ]
+
+
+def test_a_day_with_more_bulletins_than_a_page_is_one_line(lender, world, monkeypatch):
+    monkeypatch.setattr(fx, "PAGE_ROWS", 5)
+    with pytest.raises(IngestionError, match="5 bulletins of USD on one day"):
+        land(lender, with_options(RATES, start_date=DAY, currencies=["USD"]))
 
 
 def test_no_rate_lands_where_the_service_has_none(lender, world):
@@ -709,7 +1030,7 @@ def test_the_real_services_oddities_are_understood(lender):
         assert server.requests[0][1] == (
             "/olinda/servico/PTAX/versao/v1/odata/CotacaoMoedaPeriodo(moeda=@moeda,dataInicial=@dataInicial,"
             "dataFinalCotacao=@dataFinalCotacao)?@moeda='USD'&@dataInicial='12-29-2025'"
-            "&@dataFinalCotacao='12-31-2025'&$format=json&$orderby=dataHoraCotacao%20asc&$top=1000&$skip=0"
+            "&@dataFinalCotacao='12-31-2025'&$format=json&$orderby=dataHoraCotacao%20asc&$top=1000"
         )
     by_time = {r["quoted_at"].isoformat(): r for r in rows(lender, RATES, fx.SCHEMA)}
     assert list(by_time) == [
@@ -725,29 +1046,55 @@ def test_the_real_services_oddities_are_understood(lender):
     assert (str(exact["buy"]), str(exact["sell"])) == ("12345.12345678", "12346.00000000")
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        ok([]),
-        ok({"value": {}}),
-        ok({"value": [7]}),
-        ok({"value": [{}]}),
-        value(bulletin("31/12/2025 13:00")),
-        value(bulletin("2025-12-31T13:00:00Z")),
-        value(bulletin("2025-12-31 13:00:00", "")),
-        value(bulletin("2025-12-31 13:00:00", buy='"5.1"')),
-        value(bulletin("2025-12-31 13:00:00", buy="null")),
-        value(bulletin("2025-12-31 13:00:00", sell="0")),
-        value(bulletin("2025-12-31 13:00:00", sell="-1.5")),
-        value(bulletin("2025-12-31 13:00:00", sell="5.123456789")),
-        value(bulletin("2025-12-31 13:00:00", sell="12345678901")),
-    ],
-)
-def test_bulletin_that_is_none_is_one_line(extract, lender, answer):
-    with playing(answer) as server:
+@pytest.mark.parametrize("answer", [[], {}, {"value": {}}])
+def test_answer_without_bulletins_is_one_line(extract, lender, answer):
+    with playing(ok(answer)) as server:
         lender.fx_url = server.url
         with pytest.raises(IngestionError, match=r"PTAX service answered .*check that FX_URL"):
             extract(fx, RATES)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ("7", "object"),
+        ("{}", "cotacaoCompra"),
+        (bulletin("31/12/2025 13:00"), "dataHoraCotacao"),
+        (bulletin("2025-12-31T13:00:00Z"), "dataHoraCotacao"),
+        (bulletin("2025-12-31 13:00:00", ""), "tipoBoletim"),
+        (bulletin("2025-12-31 13:00:00", buy='"5.1"'), "cotacaoCompra"),
+        (bulletin("2025-12-31 13:00:00", buy="null"), "cotacaoCompra"),
+        (bulletin("2025-12-31 13:00:00", sell="0"), "cotacaoVenda"),
+        (bulletin("2025-12-31 13:00:00", sell="-1.5"), "cotacaoVenda"),
+        (bulletin("2025-12-31 13:00:00", sell="5.123456789"), "cotacaoVenda"),
+        (bulletin("2025-12-31 13:00:00", sell="12345678901"), "cotacaoVenda"),
+    ],
+)
+def test_bulletin_that_is_none_is_a_dead_letter(lender, wrong, field):
+    table = with_options(RATES, start_date=date(2025, 12, 29), currencies=["USD"])
+    with playing(value(bulletin("2025-12-29 13:00:00"), wrong)) as server:
+        lender.fx_url = server.url
+        assert land(lender, table) == 1
+    (letter,) = dead_letters(lender, RATES)
+    assert field in letter.reason
+    assert json.loads(letter.payload) == json.loads(wrong)
+    assert letter.origin == '{"currency":"USD"}'
+
+
+def test_replay_of_a_bulletin_asks_for_its_day_and_retires(lender, postgres):
+    table = with_options(RATES, start_date=date(2025, 12, 1), currencies=["USD"])
+    good, bad = bulletin("2025-12-29 13:00:00"), bulletin("2025-12-29 13:00:00", buy='"5"')
+    undated = bulletin("soon")
+    with playing(value(bad), value(bad), value(good, undated), value(good)) as server:
+        lender.fx_url = server.url
+        assert land(lender, table) == 0
+        assert replayed(lender, table, fx, postgres) == 0
+        assert replayed(lender, table, fx, postgres) == 1
+        assert len(dead_letters(lender, table)) == 2, "one of them may stand for the other"
+        assert replayed(lender, table, fx, postgres) == 0
+        assert dead_letters(lender, table) == []
+        days = [re.search(r"dataInicial='([\d-]+)'&", path)[1] for _, path, _ in server.requests]
+    assert days == ["12-01-2025", "12-29-2025", "12-29-2025", "12-01-2025"]
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,6 @@ import errno
 import gzip
 import hashlib
 import json
-import os
-import random
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,12 +16,13 @@ import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, Pipeline
+from conftest import Pipeline
 from pydantic import SecretStr
 
 from ingestion.config import TableConfig, load_sources, select_tables
 from ingestion.errors import IngestionError
 from ingestion.lake import MANIFEST_KEY, BatchWriter, Lake
+from ingestion.log import Reporter
 from ingestion.run import Landed, run
 from ingestion.settings import Settings
 from sandbox.postgres import Postgres
@@ -187,12 +184,13 @@ def test_all_tables_see_one_snapshot(database: psycopg.Connection, server: str, 
     database.execute("insert into app.others values (1, now())")
     others = TableConfig("app", "others", "postgres", ("id",), "updated_at", options={"schema": "app"})
 
-    def write_in_between(result: Landed) -> None:
-        if result.table is THINGS:
-            with psycopg.connect(server) as writer:
-                writer.execute("insert into app.others values (2, now())")
+    class WriteInBetween(Reporter):
+        def finished(self, landed: Landed) -> None:
+            if landed.table is THINGS:
+                with psycopg.connect(server) as writer:
+                    writer.execute("insert into app.others values (2, now())")
 
-    run(settings, [THINGS, others], finished=write_in_between)
+    run(settings, [THINGS, others], reporter=WriteInBetween())
     # THEN the second table is read as of the first
     assert landed(settings, "id", table="others") == [(1,)]
 
@@ -220,12 +218,12 @@ def test_an_empty_table_that_should_have_rows_fails(database: psycopg.Connection
 
 
 def test_one_broken_table_does_not_stop_the_others(database: psycopg.Connection, settings: Settings) -> None:
-    database.execute("create table app.odd (id bigint primary key, span interval, updated_at timestamptz)")
+    database.execute("create table app.odd (id bigint primary key, updated_at bigint)")
     odd = TableConfig("app", "odd", "postgres", ("id",), "updated_at", options={"schema": "app"})
     absent = TableConfig("app", "absent", "postgres", ("id",), "updated_at", options={"schema": "app"})
     insert(database, 1, 1)
     results = land(settings, odd, absent, THINGS)
-    assert "column span is interval" in results[0].error
+    assert "the cursor updated_at is no date or timestamp" in results[0].error
     assert "no table app.absent" in results[1].error
     assert results[2].rows == 1
 
@@ -233,36 +231,31 @@ def test_one_broken_table_does_not_stop_the_others(database: psycopg.Connection,
 def test_a_table_that_breaks_in_the_middle_does_not_stop_the_others(
     database: psycopg.Connection, server: str, settings: Settings
 ) -> None:
-    # GIVEN a value far into the stream of one, infinity in another, and no right to read a third
+    # GIVEN a view that fails far into the stream, and no right to read another table
     database.execute(
-        "insert into app.things (id, name, amount, updated_at) select i, repeat('x', 60),"
-        " case when i = 1 then 'NaN' else '1' end::numeric, now() from generate_series(1, 400000) as i"
+        "create view app.things_seen as select i as id, repeat('x', 60) as name, 1 / (399999 - i) as amount,"
+        " now() as updated_at from generate_series(1, 400000) as i"
     )
-    database.execute("create table app.endless (id bigint primary key, updated_at timestamptz)")
-    database.execute("insert into app.endless values (1, 'infinity')")
     database.execute("create table app.secret (id bigint primary key, updated_at timestamptz)")
     database.execute("create table app.fine (id bigint primary key, updated_at timestamptz)")
     database.execute("insert into app.fine values (1, now())")
     database.execute("drop role if exists reader")
     database.execute("create role reader login")
     database.execute("grant usage on schema app to reader")
-    database.execute("grant select on app.things, app.endless, app.fine to reader")
+    database.execute("grant select on app.things_seen, app.fine to reader")
     settings.source_dsn = SecretStr(server.replace("postgres@", "reader@"))
     tables = [
         TableConfig("app", name, "postgres", ("id",), "updated_at", options={"schema": "app"})
-        for name in ("things", "endless", "secret", "fine")
+        for name in ("things_seen", "secret", "fine")
     ]
     # WHEN they land in one run
-    results = land(settings, *tables)
-    # THEN each says what is wrong, and the last one lands
-    assert [
-        part
-        for part, r in zip(
-            ("column amount", "cannot convert infinity", "permission denied"), results, strict=False
-        )
-        if part in r.error
-    ] == ["column amount", "cannot convert infinity", "permission denied"]
-    assert (results[3].error, results[3].rows) == (None, 1)
+    broken, forbidden, fine = land(settings, *tables)
+    # THEN each says what is wrong, the last one lands, and of the others nothing is there
+    assert "app.things_seen: PostgreSQL refused: division by zero" in broken.error
+    assert "app.secret: PostgreSQL refused: permission denied for table secret" in forbidden.error
+    assert (fine.error, fine.rows) == (None, 1)
+    assert len(list(Path(settings.lake).glob("raw/app/*/*/*.parquet"))) == 1
+    assert not list((Path(settings.lake) / ".partial").iterdir())
 
 
 def test_a_disk_that_fails_in_the_middle_does_not_stop_the_others(
@@ -307,17 +300,100 @@ def test_columns_that_come_and_go_leave_the_next_run_working(
     assert rows == [(1, None, None), (2, "b", Decimal("1.50")), (2, None, None), (3, None, None)]
 
 
-def test_a_value_that_does_not_fit_is_named_by_column_only(
+def test_what_the_lake_cannot_hold_becomes_a_dead_letter_once(
     database: psycopg.Connection, settings: Settings
 ) -> None:
+    # GIVEN a row that fits among some that do not, for several reasons
     database.execute(
-        "insert into app.things (id, name, amount, updated_at) values (1, 'Maria da Silva', 'NaN', now())"
+        """
+        insert into app.things (id, name, amount, day, moment, updated_at) values
+        (1, 'Maria da Silva', 'NaN', 'infinity', null, '2025-01-01'),
+        (2, 'fits', 1, '0044-03-15 BC', null, '2025-01-01'),
+        (3, null, 1, null, '294270-01-01', '2025-01-01'),
+        (4, null, 1, null, null, 'infinity')
+        """
     )
-    (result,) = land(settings)
-    assert "column amount" in result.error
-    assert "Maria" not in result.error
-    assert not list(Path(settings.lake).glob("raw/**/*.parquet"))
-    assert not list((Path(settings.lake) / ".partial").iterdir())
+    # WHEN they land, and once more
+    for day, fate in ((31, (4, 1, 0, 3)), (31, None)):
+        (result,) = land(settings, day=date(2025, 12, day))
+        assert result.error is None
+        lake = Lake.open(settings.lake, "synthetic")
+        if fate:
+            manifest = lake.last_manifest("app", "things")
+            assert tuple(manifest[k] for k in ("extracted", "rows", "skipped", "rejected")) == fate
+    # THEN each is there once, with all its reasons, its key and the whole row, and the reason names no value
+    letters = {letter.origin: letter for letter in lake.dead_letters("app", "things")}
+    assert {o: r.reason for o, r in letters.items()} == {
+        '{"id": "1"}': "amount: no decimal128(14, 2): not a number; day: infinite, or beyond the year 294246",
+        '{"id": "3"}': "moment: infinite, or beyond the year 294246",
+        '{"id": "4"}': "updated_at: a cursor beyond the years 1 to 9999",
+    }
+    payload = json.loads(letters['{"id": "1"}'].payload)
+    assert (payload["name"], payload["amount"], payload["day"]) == ("Maria da Silva", "NaN", "infinity")
+    assert landed(settings, "id, day::varchar") == [(2, "0044-03-15 (BC)")]
+    # AND one that is mended lands, like any row that has changed
+    database.execute("update app.things set amount = 2, day = null, updated_at = '2025-01-02' where id = 1")
+    assert land(settings)[0].rows == 1
+
+
+def test_rows_without_a_cursor_are_not_lost(database: psycopg.Connection, settings: Settings) -> None:
+    # GIVEN a cursor that is null until the first change, and a number that DuckDB does not know
+    database.execute(
+        "create table app.notes (id int primary key, body text, huge numeric(60, 5), changed timestamp)"
+    )
+    notes = TableConfig("app", "notes", "postgres", ("id",), "changed", options={"schema": "app"})
+    database.execute("insert into app.notes values (1, 'a', 1e50, null), (2, 'b', null, null)")
+
+    def run_again(rows: int) -> None:
+        (result,) = land(settings, notes)
+        assert (result.error, result.rows) == (None, rows)
+
+    run_again(2)
+    run_again(0)
+    # WHEN such a row is changed, and back again; others come, with a cursor and without
+    database.execute("update app.notes set body = 'c' where id = 1")
+    run_again(1)
+    database.execute("update app.notes set body = 'a' where id = 1")
+    run_again(1)
+    database.execute("update app.notes set huge = 1e50 + 0.00001 where id = 1")
+    run_again(1)
+    database.execute("insert into app.notes values (3, 'd', null, '2025-01-01'), (4, 'e', null, null)")
+    run_again(2)
+    database.execute("update app.notes set changed = '2025-01-02' where id = 2")
+    # THEN every version is there, once
+    run_again(1)
+    run_again(0)
+    assert landed(settings, "id, body, changed", table="notes") == [
+        (1, "a", None),
+        (1, "a", None),
+        (1, "a", None),
+        (1, "c", None),
+        (2, "b", datetime(2025, 1, 2)),
+        (2, "b", None),
+        (3, "d", datetime(2025, 1, 1)),
+        (4, "e", None),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["date", "timestamp", "timestamp(0) with time zone"])
+def test_a_cursor_may_be_a_date_or_have_no_zone(
+    database: psycopg.Connection, settings: Settings, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    database.execute(f"create table app.notes (id int primary key, changed {kind} not null)")
+    notes = TableConfig("app", "notes", "postgres", ("id",), "changed", options={"schema": "app"})
+    database.execute("insert into app.notes values (1, '2025-01-01'), (2, '2025-01-02')")
+    assert land(settings, notes)[0].rows == 2
+    assert (
+        Lake.open(settings.lake, "synthetic")
+        .last_manifest("app", "notes")["watermark_to"]
+        .startswith("2025-01-02T00:00:00")
+    )
+    # a row with the watermark's own cursor, and one inside the overlap
+    database.execute("insert into app.notes values (3, '2025-01-02'), (4, timestamp '2025-01-01 23:30')")
+    assert land(settings, notes)[0].rows == 2
+    assert land(settings, notes)[0].rows == 0
 
 
 def test_two_runs_at_once(database: psycopg.Connection, settings: Settings) -> None:
@@ -346,14 +422,11 @@ def test_a_wrong_lake_is_refused(settings: Settings, tmp_path: Path, prepare, me
 
 
 def test_a_lake_whose_making_was_killed_can_be_used(
-    database: psycopg.Connection, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: psycopg.Connection, settings: Settings, tmp_path: Path
 ) -> None:
     insert(database, 1, 1)
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            land(settings)
-    assert any(p.is_file() for p in (tmp_path / "lake").rglob("*"))
+    (tmp_path / "lake/.partial").mkdir(parents=True)
+    (tmp_path / "lake/.partial/lakehouse.json.4711").write_text("{")
     assert land(settings)[0].rows == 1
 
 
@@ -373,43 +446,6 @@ def test_a_day_before_the_lakes_last_is_refused(database: psycopg.Connection, se
     land(settings)
     with pytest.raises(IngestionError, match="already holds 2025-12-31"):
         land(settings, day=date(2025, 12, 30))
-
-
-def test_killed_at_random_moments_nothing_is_lost_or_doubled(
-    database: psycopg.Connection, settings: Settings, tmp_path: Path
-) -> None:
-    """The short form of the campaign: runs killed with -9, a reader that polls all the time."""
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")
-    moments = random.Random(seed)
-    database.execute(
-        "insert into app.things (id, name, updated_at) select i, repeat('x', 200), timestamptz '2025-01-01' + i *"
-        " interval '1 second' from generate_series(1, 150000) as i"
-    )
-    script = (
-        "from datetime import date; from tests.python.test_ingestion import THINGS; from ingestion.run import run;"
-        "from ingestion.settings import Settings; import sys;"
-        "print('go', flush=True);"
-        "r = run(Settings(lake=sys.argv[1], source_dsn=sys.argv[2], extract_date=date(2025, 12, 31), _env_file=None),"
-        " [THINGS]); print(r)"
-    )
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests/python'}"}
-    command = [sys.executable, "-c", script, settings.lake, settings.source_dsn.get_secret_value()]
-    killed_midway = 0
-    for _ in range(6):
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-        assert process.stdout.readline() == "go\n"
-        time.sleep(moments.uniform(0.05, 0.8))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        partial = list(Path(settings.lake, ".partial").glob("*"))
-        killed_midway += bool(partial)
-        for batch in Path(settings.lake).glob("raw/app/things/*/*.parquet"):
-            assert pq.read_metadata(batch).num_rows == 150_000, "a reader saw half a batch"
-    land(settings)
-    assert killed_midway, "no run was killed while it wrote: the test proved nothing"
-    assert not list(Path(settings.lake, ".partial").iterdir())
-    assert len(landed(settings, "id")) == len(set(landed(settings, "id"))) == 150_000
 
 
 # ---------------------------------------------------------------- event log
@@ -471,7 +507,8 @@ def test_event_files_land_once_and_late_ones_on_the_day_they_arrive(
         ({"SOURCE_DSN": "postgresql://app:S3%cret@127.0.0.1:1/app"}, "SOURCE_DSN is no connection string"),
         ({"WORLD": "../elsewhere"}, "WORLD"),
         ({"LAKE": "/dev/null/lake"}, "cannot be used"),
-        ({"LAKE": "s3://bucket/prefix"}, "local folder"),
+        ({"LAKE": "gs://bucket/prefix"}, "no place for a lake"),
+        ({"LAKE": "s3://bucket/prefix", "AWS_EC2_METADATA_DISABLED": "true"}, "NoCredentialsError"),
         ({"EXTRACT_DATE": "yesterday"}, "EXTRACT_DATE"),
     ],
 )
@@ -480,7 +517,8 @@ def test_errors_are_one_line_that_says_what_to_do(
 ) -> None:
     pipeline = Pipeline("synthetic", tmp_path, changes)
     done = pipeline.try_run(sys.executable, "-m", "ingestion", "run")
-    assert done.returncode == 1
+    # what may work later is no fault of the configuration
+    assert done.returncode == (1 if "reached" in message or "Credentials" in message else 2)
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1

@@ -24,6 +24,7 @@ from sandbox.errors import SandboxError
 from sandbox.files import Folder, supervisor_pid
 from sandbox.settings import Settings, load
 from sandbox.worlds.base import KEYS, TABLES
+from sandbox.worlds.dirt import CASES, DirtyWorld
 from sandbox.worlds.risk import latent_risk
 from sandbox.worlds.synthetic import SyntheticWorld
 
@@ -46,12 +47,17 @@ def checksums(dsn: str) -> dict[str, str]:
     return sums
 
 
-def load_world(dsn: str, world: SyntheticWorld, day: date | None = None) -> str:
-    """Loads a world as of a day into a database of its own; returns where."""
+def new_database(dsn: str) -> str:
+    """Makes a database beside another; returns where."""
     database = f"w{time.monotonic_ns()}"
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(f"create database {database}")
-    dsn = dsn.replace("/postgres?", f"/{database}?")
+    return dsn.replace("/postgres?", f"/{database}?")
+
+
+def load_world(dsn: str, world: SyntheticWorld, day: date | None = None) -> str:
+    """Loads a world as of a day into a database of its own; returns where."""
+    dsn = new_database(dsn)
     world.first_date = day or world.first_date
     with psycopg.connect(dsn, autocommit=True) as connection:
         loader.create_world(connection, world, "key")
@@ -75,7 +81,7 @@ class Home:
     def __init__(self, path: Path) -> None:
         self.settings = Settings(world="synthetic", sandbox_dir=path, _env_file=None)
         self.folder = Folder(self.settings.folder)
-        names = {"WORLD", "SANDBOX_DIR", "SANDBOX_PORT"}
+        names = {"WORLD", "SANDBOX_DIR", "SANDBOX_PORT", "SANDBOX_DIRT", "SANDBOX_DELETES"}
         self.env = {k: v for k, v in os.environ.items() if k not in names} | {"SANDBOX_DIR": str(path)}
 
     def start(self, *arguments: str, **env: str) -> subprocess.Popen:
@@ -351,6 +357,78 @@ def test_risk_drives_score_decision_and_repayment():
     assert share(*decided, risky=True) < 0.6 < share(*decided, risky=False)
     lost = [lambda o: o["repayment_status"] == "defaulted", lambda o: o["repayment_status"] is not None]
     assert share(*lost, risky=True) > 1.5 * share(*lost, risky=False)
+
+
+# --- dirt and deletions ------------------------------------------------------------------------------
+
+
+def dirty() -> DirtyWorld:
+    world = SyntheticWorld(SEED, SCALE)
+    return DirtyWorld(world, 0.05, deletes=True, since=world.first_date)
+
+
+def live(dsn: str, world: DirtyWorld, days: int) -> str:
+    """A database that saw the dirty world's first day and `days` more."""
+    dsn = new_database(dsn)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        loader.create_world(connection, world, "key", then=world.dirt_of(world.first_date))
+        for day in range(1, days + 1):
+            loader.apply_day(connection, world, world.first_date + timedelta(days=day))
+    return dsn
+
+
+def test_dirt_is_the_same_every_time_and_leaves_the_world_as_it_is(two_days):
+    lived = live(two_days["dsn"], dirty(), 2)
+    assert checksums(lived) == checksums(live(two_days["dsn"], dirty(), 2))
+    with psycopg.connect(lived, autocommit=True) as connection:
+        # all of the dirt hangs on customers of its own
+        for table in (
+            "credit_order_events",
+            "risk_evaluations",
+            "installments",
+            "loan_payments",
+            "loan_events",
+        ):
+            connection.execute(
+                f"delete from app.{table} where order_id in"
+                " (select order_id from app.credit_orders where customer_id >= 899999999)"
+            )
+        connection.execute("delete from app.bank_transactions where account_id >= 899999999")
+        for table in ("bank_accounts", "consents", "credit_orders", "customers"):
+            connection.execute(f"delete from app.{table} where customer_id >= 899999999")
+        connection.execute("alter table app.customers drop column preferred_channel")
+    assert checksums(lived) == two_days["last"]
+
+
+def test_the_truth_is_what_the_database_holds(two_days):
+    lived = live(two_days["dsn"], dirty(), 4)
+    truth = list(dirty().truth(SyntheticWorld.first_date + timedelta(days=4)))
+    bad = [fact for fact in truth if fact["fate"] == "quarantined"]
+    gone = {(fact["table"], *fact["key"]) for fact in truth if fact["fate"] == "deleted"}
+    assert {fact["table"] for fact in bad} == {*TABLES, "events"}
+    cases = {(table, case.reasons) for table, cases in CASES.items() for case in cases}
+    assert cases == {(fact["table"], tuple(fact["reasons"])) for fact in bad}
+    assert {bool(fact["resolved"]) for fact in bad} == {True, False}
+    assert gone
+    with psycopg.connect(lived) as connection:
+        for fact in truth:
+            if fact["table"] == "events":
+                continue
+            where = " and ".join(f"{column}::text = %s" for column in KEYS[fact["table"]])
+            query = f"select count(*) from app.{fact['table']} where {where}"
+            there = connection.execute(query, fact["key"]).fetchone()[0]
+            assert there == ((fact["table"], *fact["key"]) not in gone), fact
+
+
+def test_dirt_by_the_command_line(home):
+    home.run("up", "--seed", "1", "--scale", "0.01")
+    home.run("advance", "--dirt", "0.1")
+    truth = [json.loads(line) for line in home.folder.truth.read_text().splitlines()]
+    assert {fact["fate"] for fact in truth} == {"quarantined"}
+    assert {fact["day"] for fact in truth} == {"2026-01-01"}
+    assert (home.folder.events / "2026-01-01" / "15-resent.jsonl.gz").exists()
+    assert "exists with --dirt 0.1" in home.fail("advance", "--dirt", "0.2")
+    assert "takes no --dirt" in home.fail("up", "--world", "berka", "--deletes")
 
 
 def test_a_failed_day_leaves_the_day_before(two_days):

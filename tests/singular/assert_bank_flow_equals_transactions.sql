@@ -1,9 +1,18 @@
--- Credits, debits and their number add up to the transactions: by currency.
+-- Credits, debits and their number add up to the transactions: by currency. Those of an account that is in
+-- quarantine or deleted belong to no customer: quarantine.children lists them.
 with
 
 bank_transactions as (
 
-    select * from {{ ref('stg_app__bank_transactions') }}
+    select * from {{ ref('stg_app__bank_transactions') }} where deleted_at is null
+
+),
+
+children as (
+
+    select child_key
+    from {{ ref('quarantine_children') }}
+    where child_table = 'app__bank_transactions'
 
 ),
 
@@ -21,7 +30,10 @@ source_transactions as (
         sum(case when amount > 0 then amount else 0 end) as inflow,
         sum(case when amount < 0 then -amount else 0 end) as outflow
     from bank_transactions
-    where {{ business_date('booked_at') }} <= {{ as_of_date() }}
+    left join children on cast(bank_transactions.transaction_id as varchar) = children.child_key
+    where
+        children.child_key is null
+        and {{ business_date('booked_at') }} <= {{ as_of_date() }}
     group by 1
 
 ),

@@ -3,7 +3,7 @@ with
 
 credit_orders as (
 
-    select * from {{ ref('stg_app__credit_orders') }}
+    select * from {{ ref('stg_app__credit_orders') }} where deleted_at is null
 
 ),
 

@@ -1,15 +1,16 @@
--- Every cent of the ledger, reversals taken off, is received in some month: by currency.
+-- Every cent of the ledger, reversals taken off, is received in some month: by currency. What was paid on an
+-- order that is in quarantine has no currency yet: quarantine.children lists it.
 with
 
 loan_payments as (
 
-    select * from {{ ref('stg_app__loan_payments') }}
+    select * from {{ ref('stg_app__loan_payments') }} where deleted_at is null
 
 ),
 
 credit_orders as (
 
-    select * from {{ ref('stg_app__credit_orders') }}
+    select * from {{ ref('stg_app__credit_orders') }} where deleted_at is null
 
 ),
 
@@ -30,7 +31,7 @@ ledger as (
             end
         ) as amount
     from loan_payments
-    left join credit_orders on loan_payments.order_id = credit_orders.order_id
+    inner join credit_orders on loan_payments.order_id = credit_orders.order_id
     where {{ business_date('loan_payments.paid_at') }} <= {{ as_of_date() }}
     group by 1
 

@@ -2,13 +2,13 @@ with
 
 scores as (
 
-    select * from {{ ref('stg_bureau__scores') }}
+    select * from {{ ref('stg_bureau__scores') }} where deleted_at is null
 
 ),
 
 customers as (
 
-    select * from {{ ref('stg_app__customers') }}
+    select * from {{ ref('stg_app__customers') }} where deleted_at is null
 
 ),
 

@@ -2,7 +2,7 @@ with
 
 consents as (
 
-    select * from {{ ref('stg_app__consents') }}
+    select * from {{ ref('stg_app__consents') }} where deleted_at is null
 
 ),
 

@@ -8,7 +8,7 @@ credit_orders as (
 
 customers as (
 
-    select * from {{ ref('stg_app__customers') }}
+    select * from {{ ref('stg_app__customers') }} where deleted_at is null
 
 ),
 
@@ -83,6 +83,7 @@ final as (
         / 3600000 as hours_to_decision,
 
         ---------- the customer
+        customers.customer_id is not null as is_customer_known,
         customers.state as customer_state,
         customers.gender as customer_gender,
         customers.monthly_income,

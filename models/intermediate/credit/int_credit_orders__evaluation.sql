@@ -2,7 +2,7 @@ with
 
 risk_evaluations as (
 
-    select * from {{ ref('stg_app__risk_evaluations') }}
+    select * from {{ ref('stg_app__risk_evaluations') }} where deleted_at is null
 
 ),
 

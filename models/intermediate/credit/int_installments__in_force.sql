@@ -2,7 +2,7 @@ with
 
 installments as (
 
-    select * from {{ ref('stg_app__installments') }}
+    select * from {{ ref('stg_app__installments') }} where deleted_at is null
 
 ),
 

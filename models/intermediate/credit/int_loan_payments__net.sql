@@ -2,7 +2,7 @@ with
 
 loan_payments as (
 
-    select * from {{ ref('stg_app__loan_payments') }}
+    select * from {{ ref('stg_app__loan_payments') }} where deleted_at is null
 
 ),
 

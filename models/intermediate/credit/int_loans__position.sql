@@ -26,7 +26,7 @@ payments as (
 
 loan_events as (
 
-    select * from {{ ref('stg_app__loan_events') }}
+    select * from {{ ref('stg_app__loan_events') }} where deleted_at is null
 
 ),
 

@@ -2,7 +2,7 @@ with
 
 fx_rates as (
 
-    select * from {{ ref('stg_central_bank__fx_rates') }}
+    select * from {{ ref('stg_central_bank__fx_rates') }} where deleted_at is null
 
 ),
 

@@ -12,6 +12,7 @@ final as (
         ---------- ids
         order_id,
         customer_id,
+        is_customer_known,
         partner_id,
 
         ---------- the request

@@ -5,7 +5,7 @@ with
 
 customers as (
 
-    select * from {{ ref('stg_app__customers') }}
+    select * from {{ ref('stg_app__customers') }} where deleted_at is null
 
 ),
 
@@ -29,7 +29,7 @@ bureau_scores as (
 
 events as (
 
-    select * from {{ ref('stg_app_log__events') }}
+    select * from {{ ref('stg_app_log__events') }} where deleted_at is null
 
 ),
 

@@ -8,7 +8,7 @@ daily_flows as (
 
 customers as (
 
-    select * from {{ ref('stg_app__customers') }}
+    select * from {{ ref('stg_app__customers') }} where deleted_at is null
 
 ),
 

@@ -2,6 +2,12 @@
 
 with
 
+quarantined as (
+
+    select * from {{ ref('quarantine_app__bank_transactions') }}
+
+),
+
 landed as (
 
     select
@@ -10,8 +16,10 @@ landed as (
             key = ['transaction_id'],
             order_by = ['_batch_id desc']
         ) }} as version_rank
-    from {{ source('app', 'bank_transactions') }}
-    where {{ landed_since_last_build() }}
+    from {{ source('app', 'bank_transactions') }} as raw_rows
+    where
+        {{ landed_since_last_build() }}
+        and {{ not_quarantined('app', 'bank_transactions') }}
 
 ),
 
@@ -44,9 +52,7 @@ renamed as (
         {{ ts('landed.created_at') }} as created_at,
 
         ---------- landing
-        landed._source_deleted,
-        landed._batch_id,
-        cast(landed.extract_date as date) as _extract_date
+        {{ landing_columns() }}
     from landed
     left join transaction_kind_mapping on landed.kind = transaction_kind_mapping.source_value
     where landed.version_rank = 1
@@ -55,9 +61,7 @@ renamed as (
 
 final as (
 
-    select renamed.*
-    from renamed
-    {{ unless_built('renamed', ahead_by = [('_batch_id', '>')]) }}
+    {{ ahead_of_built(ahead_by = [('_batch_id', '>')]) }}
 
 )
 

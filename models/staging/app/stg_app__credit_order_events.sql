@@ -2,6 +2,12 @@
 
 with
 
+quarantined as (
+
+    select * from {{ ref('quarantine_app__credit_order_events') }}
+
+),
+
 landed as (
 
     select
@@ -10,8 +16,10 @@ landed as (
             key = ['order_id', 'seq'],
             order_by = ['_batch_id desc']
         ) }} as version_rank
-    from {{ source('app', 'credit_order_events') }}
-    where {{ landed_since_last_build() }}
+    from {{ source('app', 'credit_order_events') }} as raw_rows
+    where
+        {{ landed_since_last_build() }}
+        and {{ not_quarantined('app', 'credit_order_events') }}
 
 ),
 
@@ -33,9 +41,7 @@ renamed as (
         {{ ts('occurred_at') }} as occurred_at,
 
         ---------- landing
-        _source_deleted,
-        _batch_id,
-        cast(extract_date as date) as _extract_date
+        {{ landing_columns() }}
     from landed
     where version_rank = 1
 
@@ -43,9 +49,7 @@ renamed as (
 
 final as (
 
-    select renamed.*
-    from renamed
-    {{ unless_built('renamed', ahead_by = [('_batch_id', '>')]) }}
+    {{ ahead_of_built(ahead_by = [('_batch_id', '>')]) }}
 
 )
 

@@ -2,6 +2,12 @@
 
 with
 
+quarantined as (
+
+    select * from {{ ref('quarantine_app__credit_orders') }}
+
+),
+
 landed as (
 
     select
@@ -10,8 +16,10 @@ landed as (
             key = ['order_id'],
             order_by = ['_batch_id desc']
         ) }} as version_rank
-    from {{ source('app', 'credit_orders') }}
-    where {{ landed_since_last_build() }}
+    from {{ source('app', 'credit_orders') }} as raw_rows
+    where
+        {{ landed_since_last_build() }}
+        and {{ not_quarantined('app', 'credit_orders') }}
 
 ),
 
@@ -53,11 +61,13 @@ renamed as (
         {{ ts('landed.disbursed_at') }} as disbursed_at,
         {{ ts('landed.created_at') }} as created_at,
         {{ ts('landed.updated_at') }} as updated_at,
+        case
+            when landed._source_deleted then {{ end_of_day('landed.extract_date') }}
+            else {{ ts('landed.updated_at') }}
+        end as version_at,
 
         ---------- landing
-        landed._source_deleted,
-        landed._batch_id,
-        cast(landed.extract_date as date) as _extract_date
+        {{ landing_columns() }}
     from landed
     left join product_mapping on landed.product = product_mapping.source_value
     where landed.version_rank = 1
@@ -66,9 +76,7 @@ renamed as (
 
 final as (
 
-    select renamed.*
-    from renamed
-    {{ unless_built('renamed', ahead_by = [('_batch_id', '>')]) }}
+    {{ ahead_of_built(ahead_by = [('_batch_id', '>')]) }}
 
 )
 

@@ -2,6 +2,12 @@
 
 with
 
+quarantined as (
+
+    select * from {{ ref('quarantine_app__customers') }}
+
+),
+
 landed as (
 
     select
@@ -10,8 +16,10 @@ landed as (
             key = ['customer_id'],
             order_by = ['_batch_id desc']
         ) }} as version_rank
-    from {{ source('app', 'customers') }}
-    where {{ landed_since_last_build() }}
+    from {{ source('app', 'customers') }} as raw_rows
+    where
+        {{ landed_since_last_build() }}
+        and {{ not_quarantined('app', 'customers') }}
 
 ),
 
@@ -38,11 +46,13 @@ renamed as (
         ---------- times
         {{ ts('created_at') }} as created_at,
         {{ ts('updated_at') }} as updated_at,
+        case
+            when landed._source_deleted then {{ end_of_day('landed.extract_date') }}
+            else {{ ts('updated_at') }}
+        end as version_at,
 
         ---------- landing
-        _source_deleted,
-        _batch_id,
-        cast(extract_date as date) as _extract_date
+        {{ landing_columns() }}
     from landed
     where version_rank = 1
 
@@ -50,9 +60,7 @@ renamed as (
 
 final as (
 
-    select renamed.*
-    from renamed
-    {{ unless_built('renamed', ahead_by = [('_batch_id', '>')]) }}
+    {{ ahead_of_built(ahead_by = [('_batch_id', '>')]) }}
 
 )
 

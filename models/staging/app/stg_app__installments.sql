@@ -2,6 +2,12 @@
 
 with
 
+quarantined as (
+
+    select * from {{ ref('quarantine_app__installments') }}
+
+),
+
 landed as (
 
     select
@@ -10,8 +16,10 @@ landed as (
             key = ['order_id', 'schedule_version', 'installment_no'],
             order_by = ['_batch_id desc']
         ) }} as version_rank
-    from {{ source('app', 'installments') }}
-    where {{ landed_since_last_build() }}
+    from {{ source('app', 'installments') }} as raw_rows
+    where
+        {{ landed_since_last_build() }}
+        and {{ not_quarantined('app', 'installments') }}
 
 ),
 
@@ -41,9 +49,7 @@ renamed as (
         {{ ts('landed.updated_at') }} as updated_at,
 
         ---------- landing
-        landed._source_deleted,
-        landed._batch_id,
-        cast(landed.extract_date as date) as _extract_date
+        {{ landing_columns() }}
     from landed
     left join installment_status_mapping on landed.status = installment_status_mapping.source_value
     where landed.version_rank = 1
@@ -52,9 +58,7 @@ renamed as (
 
 final as (
 
-    select renamed.*
-    from renamed
-    {{ unless_built('renamed', ahead_by = [('_batch_id', '>')]) }}
+    {{ ahead_of_built(ahead_by = [('_batch_id', '>')]) }}
 
 )
 

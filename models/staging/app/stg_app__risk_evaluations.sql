@@ -2,6 +2,12 @@
 
 with
 
+quarantined as (
+
+    select * from {{ ref('quarantine_app__risk_evaluations') }}
+
+),
+
 landed as (
 
     select
@@ -10,8 +16,10 @@ landed as (
             key = ['evaluation_id'],
             order_by = ['_batch_id desc']
         ) }} as version_rank
-    from {{ source('app', 'risk_evaluations') }}
-    where {{ landed_since_last_build() }}
+    from {{ source('app', 'risk_evaluations') }} as raw_rows
+    where
+        {{ landed_since_last_build() }}
+        and {{ not_quarantined('app', 'risk_evaluations') }}
 
 ),
 
@@ -69,9 +77,7 @@ renamed as (
         {{ ts('landed.created_at') }} as created_at,
 
         ---------- landing
-        landed._source_deleted,
-        landed._batch_id,
-        cast(landed.extract_date as date) as _extract_date
+        {{ landing_columns() }}
     from landed
     left join mapped_reasons on landed.evaluation_id = mapped_reasons.evaluation_id
     where landed.version_rank = 1
@@ -80,9 +86,7 @@ renamed as (
 
 final as (
 
-    select renamed.*
-    from renamed
-    {{ unless_built('renamed', ahead_by = [('_batch_id', '>')]) }}
+    {{ ahead_of_built(ahead_by = [('_batch_id', '>')]) }}
 
 )
 

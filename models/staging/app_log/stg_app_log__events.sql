@@ -2,6 +2,12 @@
 
 with
 
+quarantined as (
+
+    select * from {{ ref('quarantine_app_log__events') }}
+
+),
+
 landed as (
 
     select
@@ -10,8 +16,10 @@ landed as (
             key = ['event_id'],
             order_by = [ts('received_at'), '_source_file', '_source_line']
         ) }} as version_rank
-    from {{ source('app_log', 'events') }}
-    where {{ landed_since_last_build() }}
+    from {{ source('app_log', 'events') }} as raw_rows
+    where
+        {{ landed_since_last_build() }}
+        and {{ not_quarantined('app_log', 'events') }}
 
 ),
 
@@ -44,9 +52,7 @@ renamed as (
         landed._source_line,
 
         ---------- landing
-        landed._source_deleted,
-        landed._batch_id,
-        cast(landed.extract_date as date) as _extract_date
+        {{ landing_columns() }}
     from landed
     left join event_type_mapping on landed.event_type = event_type_mapping.source_value
     where landed.version_rank = 1
@@ -55,9 +61,7 @@ renamed as (
 
 final as (
 
-    select renamed.*
-    from renamed
-    {{ unless_built('renamed', ahead_by = [('received_at', '<'), ('_source_file', '<'), ('_source_line', '<')]) }}
+    {{ ahead_of_built(ahead_by = [('received_at', '<'), ('_source_file', '<'), ('_source_line', '<')]) }}
 
 )
 

@@ -2,6 +2,12 @@
 
 with
 
+quarantined as (
+
+    select * from {{ ref('quarantine_bureau__scores') }}
+
+),
+
 landed as (
 
     select
@@ -10,8 +16,10 @@ landed as (
             key = [digits('cpf'), ts('queried_at')],
             order_by = ['_batch_id desc']
         ) }} as version_rank
-    from {{ source('bureau', 'scores') }}
-    where {{ landed_since_last_build() }}
+    from {{ source('bureau', 'scores') }} as raw_rows
+    where
+        {{ landed_since_last_build() }}
+        and {{ not_quarantined('bureau', 'scores') }}
 
 ),
 
@@ -31,9 +39,7 @@ renamed as (
         total_debt,
 
         ---------- landing
-        _source_deleted,
-        _batch_id,
-        cast(extract_date as date) as _extract_date
+        {{ landing_columns() }}
     from landed
     where version_rank = 1
 
@@ -41,9 +47,7 @@ renamed as (
 
 final as (
 
-    select renamed.*
-    from renamed
-    {{ unless_built('renamed', ahead_by = [('_batch_id', '>')]) }}
+    {{ ahead_of_built(ahead_by = [('_batch_id', '>')]) }}
 
 )
 

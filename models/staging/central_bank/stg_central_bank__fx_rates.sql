@@ -2,6 +2,12 @@
 
 with
 
+quarantined as (
+
+    select * from {{ ref('quarantine_central_bank__fx_rates') }}
+
+),
+
 landed as (
 
     select
@@ -10,8 +16,10 @@ landed as (
             key = [currency_code('currency'), ts('quoted_at'), 'bulletin'],
             order_by = ['_batch_id desc']
         ) }} as version_rank
-    from {{ source('central_bank', 'fx_rates') }}
-    where {{ landed_since_last_build() }}
+    from {{ source('central_bank', 'fx_rates') }} as raw_rows
+    where
+        {{ landed_since_last_build() }}
+        and {{ not_quarantined('central_bank', 'fx_rates') }}
 
 ),
 
@@ -29,9 +37,7 @@ renamed as (
         lower(bulletin) like 'fechamento%' as is_closing,
 
         ---------- landing
-        _source_deleted,
-        _batch_id,
-        cast(extract_date as date) as _extract_date
+        {{ landing_columns() }}
     from landed
     where version_rank = 1
 
@@ -39,9 +45,7 @@ renamed as (
 
 final as (
 
-    select renamed.*
-    from renamed
-    {{ unless_built('renamed', ahead_by = [('_batch_id', '>')]) }}
+    {{ ahead_of_built(ahead_by = [('_batch_id', '>')]) }}
 
 )
 

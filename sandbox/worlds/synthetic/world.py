@@ -1,5 +1,6 @@
 """The generated lender: everything that ever happens, made at once, looked at day by day."""
 
+import functools
 from collections.abc import Iterator
 from datetime import date, timedelta
 
@@ -40,6 +41,11 @@ class SyntheticWorld:
             self._rng(6), self._people, self._accounts, self._orders, self._loans, scale
         )
         self._transitions = make_transitions(self._orders, self._loans)
+
+    @functools.cached_property
+    def cpfs(self) -> frozenset[str]:
+        """The CPFs of every customer who ever arrives."""
+        return frozenset(self._people.cpf.to_pylist())
 
     def _rng(self, stream: int) -> np.random.Generator:
         """A generator of its own for each area: a change in one leaves the others as they are."""

@@ -1,0 +1,47 @@
+{{ config(
+    alias = 'credit_order_status_history',
+    materialized = 'incremental',
+    incremental_strategy = 'merge',
+    unique_key = ['order_id', 'seq']
+) }}
+
+with
+
+events as (
+
+    select * from {{ ref('stg_app__credit_order_events') }} where deleted_at is null
+
+),
+
+-- a new event ends the state before it: an order that got one is built again, whole
+touched as (
+
+    select distinct order_id
+    from events
+    {%- if is_incremental() %}
+    where
+        _extract_date >= (
+            select coalesce(max(built._extract_date), cast('1900-01-01' as date)) from {{ this }} as built
+        )
+    {%- endif %}
+
+),
+
+final as (
+
+    select
+        events.order_id,
+        events.seq,
+        events.event_type,
+        events.from_status,
+        events.to_status as status,
+        events.actor,
+        events.occurred_at as valid_from,
+        lead(events.occurred_at) over (partition by events.order_id order by events.seq) as valid_to,
+        events._extract_date
+    from events
+    inner join touched on events.order_id = touched.order_id
+
+)
+
+select * from final

@@ -1,0 +1,3 @@
+{{ config(alias = 'consents', unique_key = ['consent_id', '_batch_id']) }}
+
+{{ quarantined_rows('app', 'consents') }}

@@ -1,0 +1,3 @@
+{{ config(alias = 'credit_order_events', unique_key = ['order_id', 'seq', '_batch_id']) }}
+
+{{ quarantined_rows('app', 'credit_order_events') }}

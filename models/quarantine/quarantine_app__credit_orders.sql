@@ -1,0 +1,3 @@
+{{ config(alias = 'credit_orders', unique_key = ['order_id', '_batch_id']) }}
+
+{{ quarantined_rows('app', 'credit_orders') }}

@@ -1,0 +1,3 @@
+{{ config(alias = 'scores', unique_key = ['cpf', 'queried_at', '_batch_id']) }}
+
+{{ quarantined_rows('bureau', 'scores') }}

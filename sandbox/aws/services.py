@@ -1,0 +1,46 @@
+"""Moto's server with our Athena and the corrections in it."""
+
+import threading
+
+import moto.athena.urls
+import moto.glue.urls
+import moto.lakeformation.urls
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import make_server
+
+from .athena.api import LocalAthena
+from .athena.engine import Engine
+from .corrections.glue import CorrectedGlue
+from .corrections.lakeformation import CorrectedLakeFormation
+
+
+def serve(port: int, region: str, concurrency: int) -> tuple[int, Engine]:
+    """Starts to serve all of moto's services in the background, on this machine only.
+
+    Args:
+        port: 0 takes any free one.
+        region: of Athena.
+        concurrency: statements that run at once.
+
+    Returns:
+        The port, and the engine, which needs a Trino before it can run anything.
+
+    Raises:
+        OSError: the port cannot be used.
+    """
+    LocalAthena.engine = Engine(region, concurrency)
+    moto.athena.urls.url_paths = {"{0}/$": LocalAthena.dispatch}
+    moto.glue.urls.url_paths = {"{0}/$": CorrectedGlue.dispatch}
+    corrected = CorrectedLakeFormation()
+    moto.lakeformation.urls.url_paths = dict.fromkeys(moto.lakeformation.urls.url_paths, corrected.dispatch)
+    application = DomainDispatcherApplication(create_backend_app)
+    server = make_server("127.0.0.1", port, application, threaded=True, request_handler=_Handler)
+    threading.Thread(target=server.serve_forever, daemon=True, name="moto").start()
+    return server.server_port, LocalAthena.engine
+
+
+class _Handler(MotoRequestHandler):
+    protocol_version = "HTTP/1.1"  # connections are kept
+
+    def log(self, type: str, message: str, *arguments: object) -> None:
+        """Requests are not logged."""

@@ -1,0 +1,105 @@
+{#
+    Every landed row has exactly one fate: current (or deleted, when it says the record's end), superseded by a
+    version that is, or quarantined; and what is current was landed. The rows landed on as_of_date are looked at,
+    with var `whole_history` all of them: that reads all of raw.
+
+    model     the quarantine
+    landed    the raw table
+    staged    the staging model
+    key       what names a record: column → how staging normalises it
+    version   what tells versions of a record apart
+#}
+{% test every_landed_row_has_one_fate(model, landed, staged, key, version=['_batch_id']) %}
+
+with
+
+landed as (
+
+    select
+        {%- for column, normalise in key.items() %}
+        {{ normalised(column, normalise) }} as {{ column }},
+        {%- endfor %}
+        {{ version | join(', ') }}
+    from {{ landed }}
+    where
+        extract_date <= '{{ as_of_day() }}'
+        {%- if not var('whole_history') %}
+        and extract_date >= '{{ as_of_day() }}'
+        {%- endif %}
+
+),
+
+quarantined as (
+
+    select
+        {{ key.keys() | join(', ') }},
+        {{ version | join(', ') }},
+        count(*) as times
+    from {{ model }}
+    group by {{ key.keys() | join(', ') }}, {{ version | join(', ') }}
+
+),
+
+staged as (
+
+    select
+        {{ key.keys() | join(', ') }},
+        {{ version | join(', ') }},
+        _extract_date
+    from {{ staged }}
+
+),
+
+fates as (
+
+    select
+        landed.*,
+        case
+            when staged.{{ version[0] }} is null then 'none'
+            when {{ same_key('staged', 'landed', version) }} then 'current'
+            {%- if version == ['_batch_id'] %}
+            when staged._batch_id < landed._batch_id then 'none'
+            {%- endif %}
+            else 'superseded'
+        end as staged_fate,
+        coalesce(quarantined.times, 0) as times_quarantined
+    from landed
+    left join staged on {{ same_key('landed', 'staged', key.keys() | list) }}
+    left join quarantined on {{ same_key('landed', 'quarantined', key.keys() | list + version) }}
+
+),
+
+invented as (
+
+    select staged.*
+    from staged
+    left join landed on {{ same_key('staged', 'landed', key.keys() | list + version) }}
+    where
+        landed.{{ version[0] }} is null
+        {%- if not var('whole_history') %}
+        and staged._extract_date >= {{ as_of_date() }}
+        {%- endif %}
+
+)
+
+select
+    {% for column in key -%}
+    cast({{ column }} as varchar){{ " || '/' || " if not loop.last }}
+    {%- endfor %} as record_key,
+    staged_fate,
+    times_quarantined
+from fates
+where not (
+    (times_quarantined = 0 and staged_fate in ('current', 'superseded'))
+    or (times_quarantined = 1 and staged_fate in ('none', 'superseded'))
+)
+union all
+select
+    {% for column in key -%}
+    cast({{ column }} as varchar){{ " || '/' || " if not loop.last }}
+    {%- endfor %} as record_key,
+    'never landed' as staged_fate,
+    0 as times_quarantined
+from invented
+
+{% endtest %}

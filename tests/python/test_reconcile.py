@@ -1,0 +1,345 @@
+"""Reconcile and backfill: what no watermark finds lands, deletions land, and nothing lands twice."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import psycopg
+import pytest
+from landing import current, land, query, settings_of, things
+
+from ingestion.lake import BatchWriter, Lake
+from ingestion.run import backfill, run
+from ingestion.settings import Settings
+from sandbox.postgres import Postgres
+
+NEXT_DAY = date(2026, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def server(new_folder: Callable[[str], Path]) -> Iterator[str]:
+    folder = new_folder("postgres")
+    with (folder / "log").open("wb") as log:
+        postgres = Postgres(folder / "pgdata", log)
+        yield postgres.dsn
+        postgres.stop()
+
+
+@pytest.fixture
+def database(server: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute("drop schema if exists app cascade")
+        connection.execute("create schema app")
+        connection.execute(
+            "create table app.things (id bigint primary key, ref uuid, name text, amount numeric(14, 2), labels text[],"
+            " updated_at timestamptz)"
+        )
+        yield connection
+
+
+@pytest.fixture
+def settings(server: str, tmp_path: Path) -> Settings:
+    return settings_of(server, tmp_path)
+
+
+def insert(
+    database: psycopg.Connection, first: int, last: int, at: str | None = "2025-01-01 12:00+00"
+) -> None:
+    database.execute(
+        "insert into app.things select i, gen_random_uuid(), 'n' || i, i * 1.01, array['x', null], %s::timestamptz"
+        " from generate_series(%s::int, %s::int) as i",
+        (at, first, last),
+    )
+
+
+def in_source(database: psycopg.Connection, columns: str = "*") -> list[tuple]:
+    return database.execute(f"select {columns} from app.things order by id").fetchall()
+
+
+COLUMNS = "id, name, amount, labels, updated_at"
+
+
+def test_what_no_watermark_can_find_lands_as_a_new_version(
+    database: psycopg.Connection, settings: Settings
+) -> None:
+    # GIVEN rows that landed, and changes that an increment cannot see
+    insert(database, 1, 1000)
+    insert(database, 2000, 2000, "2025-06-01")
+    land(settings)
+    database.execute("update app.things set name = 'changed in bulk' where id <= 3")
+    database.execute("update app.things set amount = null, labels = '{}' where id = 4")
+    database.execute("update app.things set updated_at = '2019-01-01' where id = 5")  # the clock stepped back
+    insert(database, 1001, 1001, "2020-01-01")  # written with an old cursor
+    # WHEN an increment runs, THEN it finds nothing; a comparison finds exactly these
+    assert land(settings, day=NEXT_DAY).rows == 0
+    insert(database, 1002, 1002, None)  # and with none
+    result = land(settings, reconcile=True)
+    assert (result.rows, result.deleted, result.skipped) == (7, 0, 996)
+    assert query(settings, "select id from raw where _batch_id = '00000003' order by id") == [
+        (i,) for i in (1, 2, 3, 4, 5, 1001, 1002)
+    ]
+    assert current(settings, COLUMNS) == in_source(database, COLUMNS)
+    # and a second one nothing
+    assert land(settings, reconcile=True).rows == 0
+    assert land(settings).rows == 0
+
+
+def test_deleted_rows_land_as_deleted_and_come_back(database: psycopg.Connection, settings: Settings) -> None:
+    insert(database, 1, 100)
+    land(settings)
+    (kept,) = database.execute("select ref from app.things where id = 7").fetchone()
+    database.execute("delete from app.things where id in (7, 8)")
+    result = land(settings, reconcile=True)
+    assert (result.rows, result.deleted) == (2, 2)
+    assert query(settings, "select id, name, amount from raw where _source_deleted order by id") == [
+        (7, "n7", database.execute("select 7.07").fetchone()[0]),
+        (8, "n8", database.execute("select 8.08").fetchone()[0]),
+    ]
+    assert land(settings, reconcile=True).rows == 0  # a deletion lands once
+    # WHEN one comes back with the very content that landed, the increment lands it again, once
+    insert(database, 7, 7)
+    database.execute("update app.things set ref = %s where id = 7", (kept,))
+    assert land(settings, day=NEXT_DAY).rows == 1
+    assert land(settings).rows == 0
+    # and where the increment cannot see it, the comparison does
+    insert(database, 8, 8, "2020-01-01")
+    assert land(settings, reconcile=True).rows == 1
+    assert current(settings, COLUMNS) == in_source(database, COLUMNS)
+
+
+def test_a_deleted_row_without_a_cursor_comes_back(database: psycopg.Connection, settings: Settings) -> None:
+    insert(database, 1, 2, None)
+    database.execute("update app.things set ref = null")
+    land(settings)
+    database.execute("delete from app.things where id = 1")
+    assert land(settings, reconcile=True).deleted == 1
+    insert(database, 1, 1, None)
+    database.execute("update app.things set ref = null")
+    assert land(settings, day=NEXT_DAY).rows == 1
+    assert land(settings, reconcile=True).rows == 0
+
+
+def test_a_row_dated_in_the_future_hides_nothing_and_lands_once(
+    database: psycopg.Connection, settings: Settings
+) -> None:
+    insert(database, 1, 1, "2126-01-01")
+    land(settings)
+    insert(database, 2, 2, "now")
+    assert land(settings, day=NEXT_DAY).rows == 1
+    assert land(settings, day=date(2026, 1, 2)).rows == 0
+    assert len(query(settings, "select id from raw")) == 2
+
+
+def test_every_kind_of_key_is_found_and_missed(database: psycopg.Connection, settings: Settings) -> None:
+    # GIVEN an append-only table whose key has a column of each kind that keys are made of
+    database.execute("create type app.colour as enum ('red', 'blue')")
+    database.execute(
+        "create table app.odd (a uuid, b text, c timestamptz, d numeric(9, 2), e date, f bool, created_at timestamptz"
+        " not null, primary key (a, b, c, d, e, f))"
+    )
+    database.execute(
+        "insert into app.odd select gen_random_uuid(), 'it''s \"' || i || E'\\\\\\n', now() + i * interval '1 us', i / 4.0,"
+        " date '1969-12-31' + i, i % 2 = 0, now() from generate_series(1, 50) as i"
+    )
+    odd = things(key=tuple("abcdef"), cursor="created_at")
+    odd = type(odd)("app", "odd", "postgres", odd.key, odd.cursor, options=odd.options)
+    land(settings, odd)
+    assert land(settings, odd, reconcile=True).rows == 0
+    database.execute("delete from app.odd where e < '1970-01-11'")
+    result = land(settings, odd, reconcile=True)
+    assert result.rows == result.deleted == 10
+
+
+def test_a_row_that_cannot_be_read_is_not_taken_for_deleted(
+    database: psycopg.Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader that leaves a row out stands for one that makes it a dead letter."""
+    from ingestion import reconcile
+
+    insert(database, 1, 10)
+    land(settings)
+    read = reconcile._read
+
+    def without_five(*arguments):
+        for rows, left_out in read(*arguments):
+            yield rows.filter(reconcile.pc.not_equal(rows["id"], 5)), left_out
+
+    monkeypatch.setattr(reconcile, "_read", without_five)
+    assert land(settings, reconcile=True).rows == 0
+
+
+def test_a_table_that_lost_all_its_rows_fails(database: psycopg.Connection, settings: Settings) -> None:
+    insert(database, 1, 10)
+    land(settings)
+    database.execute("truncate app.things")
+    for reconcile in (True, False):
+        (result,) = run(settings, [things()], reconcile=reconcile)
+        assert "has no rows" in result.error
+    assert land(settings, things(may_be_empty=True), reconcile=True).deleted == 10
+
+
+def test_a_key_that_names_two_rows_is_refused(database: psycopg.Connection, settings: Settings) -> None:
+    insert(database, 1, 10)
+    database.execute("update app.things set name = 'twin' where id < 3")
+    (result,) = run(settings, [things(key=("name",))], reconcile=True)
+    assert "names more than one row" in result.error
+    assert "twin" not in result.error
+
+
+def test_a_table_without_a_cursor_is_compared_at_every_run(
+    database: psycopg.Connection, settings: Settings
+) -> None:
+    insert(database, 1, 10, None)
+    for table in (things(cursor=None), things()):  # none is named, or none has a value
+        assert land(settings, table).rows in (10, 0)
+        assert land(settings, table, day=NEXT_DAY).rows == 0
+    database.execute("update app.things set name = 'x' where id = 1")
+    database.execute("delete from app.things where id = 2")
+    assert land(settings, things(cursor=None)).rows == 2
+    assert current(settings, COLUMNS) == in_source(database, COLUMNS)
+
+
+def test_with_concurrent_writers_the_lake_is_always_one_snapshot(
+    database: psycopg.Connection, server: str, settings: Settings
+) -> None:
+    # GIVEN writers that move amounts between rows, delete and bring back, with cursors that say nothing
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    database.execute(
+        "insert into app.things select i, null, 'n', 100, null, '2025-01-01' from generate_series(1, 2000) as i"
+    )
+    stop = threading.Event()
+    written = [0, 0]
+
+    def write(number: int) -> None:
+        chance = random.Random(seed + number)
+        with psycopg.connect(server, autocommit=True) as connection:
+            while not stop.is_set():
+                source, target = chance.sample(range(1, 2001), 2)
+                at = datetime(2025, 1, chance.randint(1, 28), tzinfo=UTC) if chance.random() < 0.9 else None
+                try:
+                    with connection.transaction():
+                        taken = connection.execute(
+                            "delete from app.things where id = %s returning amount", (source,)
+                        ).fetchone()
+                        if taken is None:
+                            continue
+                        moved = connection.execute(
+                            "update app.things set amount = amount + %s, updated_at = coalesce(%s, updated_at)"
+                            " where id = %s",
+                            (taken[0], at, target),
+                        ).rowcount
+                        if not moved or chance.random() < 0.5:
+                            connection.execute(
+                                "insert into app.things values (%s, null, 'again', %s, null, %s)",
+                                (source, 0 if moved else taken[0], at),
+                            )
+                except psycopg.errors.DeadlockDetected:
+                    continue
+                written[number] += 1
+
+    writers = [threading.Thread(target=write, args=(n,)) for n in range(2)]
+    for writer in writers:
+        writer.start()
+    try:
+        # WHEN runs compare meanwhile, THEN each leaves a state that the source was in: the sum never changes
+        for number in range(5):
+            land(settings, reconcile=number % 2 == 1)
+            if number % 2:
+                assert query(settings, "select sum(amount) from newest where not _source_deleted") == [
+                    (200_000,)
+                ]
+            time.sleep(0.1)
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+    assert min(written) > 20, written
+    # THEN at rest the lake is the source, and nothing landed twice in a row
+    land(settings, reconcile=True)
+    assert land(settings, reconcile=True).rows == 0
+    assert current(settings, COLUMNS) == in_source(database, COLUMNS)
+    assert query(settings, "select count(*) > 0 from raw where _source_deleted") == [(True,)]
+    repeated = query(
+        settings,
+        "select count(*) from (select hash(id, name, amount, updated_at, _source_deleted) as h, lag(h) over (partition"
+        " by id order by _batch_id) as before from raw) where h = before",
+    )
+    assert repeated == [(0,)]
+
+
+# ---------------------------------------------------------------- backfill
+
+
+def test_a_backfill_lands_what_is_missing_in_a_range_and_nothing_else(
+    database: psycopg.Connection, settings: Settings
+) -> None:
+    for month in (1, 2, 3, 4):
+        insert(database, month * 10, month * 10 + 4, f"2025-{month:02}-15 12:00+00")
+    land(settings)
+    watermark = Lake.open(settings.lake, "synthetic").last_manifest("app", "things")["watermark_to"]
+    database.execute("update app.things set name = 'changed' where id in (10, 20, 30, 40)")
+    insert(database, 25, 25, "2025-02-28 23:30:00-03")  # the last minutes of February, in São Paulo
+    insert(database, 99, 99, "2025-06-01")  # later than anything landed: not in the range
+    database.execute("delete from app.things where id = 21")
+    results = backfill(settings, [things()], date(2025, 2, 1), date(2025, 3, 31))
+    assert [(r.error, r.rows, r.deleted, r.skipped) for r in results] == [(None, 3, 0, 7)]
+    assert query(settings, "select id, _batch_id from raw where _batch_id > '00000001' order by id") == [
+        (20, "00000002"),
+        (25, "00000002"),
+        (30, "00000003"),
+    ]
+    # again: nothing; the increment goes on from where it was, and a comparison agrees
+    assert backfill(settings, [things()], date(2025, 2, 1), date(2025, 3, 31))[0].rows == 0
+    manifest = Lake.open(settings.lake, "synthetic").last_manifest("app", "things")
+    assert manifest["watermark_to"] == watermark
+    assert land(settings, day=NEXT_DAY).rows == 2  # 99, and 40 within the overlap
+    assert land(settings, reconcile=True).rows == 2  # 10, and 21 as deleted
+    assert current(settings, COLUMNS) == in_source(database, COLUMNS)
+
+
+def test_a_backfill_beyond_the_watermark_hides_nothing_and_doubles_nothing(
+    database: psycopg.Connection, settings: Settings
+) -> None:
+    insert(database, 1, 1, "2025-01-10")
+    land(settings)
+    insert(database, 2, 2, "2025-01-15")
+    insert(database, 3, 3, "2025-01-25")
+    assert backfill(settings, [things()], date(2025, 1, 20), date(2025, 1, 31))[0].rows == 1
+    assert land(settings, day=NEXT_DAY).rows == 1  # the one between
+    assert land(settings, day=date(2026, 1, 2)).rows == 0
+    assert len(query(settings, "select id from raw")) == 3
+
+
+def test_an_interrupted_backfill_keeps_its_months_and_goes_on(
+    database: psycopg.Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert(database, 1, 1, "2025-12-01")
+    land(settings)
+    for month in (1, 2, 3):
+        insert(database, month * 10, month * 10 + 4, f"2025-{month:02}-15 12:00+00")
+    write = BatchWriter.write
+
+    def interrupted(out: BatchWriter, rows, **how) -> None:
+        if rows.num_rows and rows["id"][0].as_py() == 30:
+            raise KeyboardInterrupt
+        write(out, rows, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchWriter, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            backfill(settings, [things()], date(2025, 1, 1), date(2025, 3, 31))
+    assert len(query(settings, "select id from raw")) == 11
+    assert backfill(settings, [things()], date(2025, 1, 1), date(2025, 3, 31))[0].rows == 5
+    assert current(settings, COLUMNS) == in_source(database, COLUMNS)
+
+
+def test_a_table_that_never_landed_is_not_backfilled(
+    database: psycopg.Connection, settings: Settings
+) -> None:
+    insert(database, 1, 1)
+    (result,) = backfill(settings, [things()], date(2025, 1, 1), date(2025, 1, 1))
+    assert "has never been landed" in result.error

@@ -20,7 +20,7 @@ BUILT = ("staging", "quarantine", "intermediate", "marts")
 def dirty(new_pipeline: Callable[..., Pipeline]) -> Pipeline:
     print(f"seed {SEED}")
     pipeline = new_pipeline("synthetic")
-    campaign.run_days(pipeline, SEED, scale=0.02, dirt=0.05, days=5)
+    campaign.run_days(pipeline, SEED, scale=0.02, dirt=0.05, days=4)
     return pipeline
 
 

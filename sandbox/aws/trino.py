@@ -88,7 +88,6 @@ class EngineError(Exception):
     name: str
     message: str
     type: str = "INTERNAL_ERROR"
-    line: int | None = None
 
     def __str__(self) -> str:
         return f"{self.name}: {self.message}"
@@ -272,12 +271,7 @@ class Trino:
                     on_rows(result)
                     result.rows = []
                 if error := answer.get("error"):
-                    raise EngineError(
-                        error["errorName"],
-                        error.get("message", ""),
-                        error["errorType"],
-                        (error.get("errorLocation") or {}).get("lineNumber"),
-                    )
+                    raise EngineError(error["errorName"], error.get("message", ""), error["errorType"])
                 next_uri = answer.get("nextUri")
                 if next_uri is None:
                     return result

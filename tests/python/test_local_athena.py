@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import threading
 import time
 
 import pytest
@@ -389,6 +390,29 @@ def test_a_described_view_stays_a_view(client: Client) -> None:
     definition["Parameters"] = {**definition["Parameters"], "comment": "what dbt writes"}
     client.glue.update_table(DatabaseName="conformance", TableInput=definition)
     assert client.run("select * from shown").rows == [["1", "a"]]
+
+
+def test_listing_goes_on_while_objects_are_deleted(local_aws: LocalAws, client: Client) -> None:
+    changing = local_aws.client("s3")
+    over = threading.Event()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            changing.put_object(Bucket="data", Key="come/and/go", Body=b"")
+            changing.delete_object(Bucket="data", Key="come/and/go")
+
+    for number in range(300):
+        client.s3.put_object(Bucket="data", Key=f"come/{number}", Body=b"")
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(15):
+            answer = client.s3.list_objects_v2(Bucket="data", Prefix="come/")
+            assert answer["ResponseMetadata"]["RetryAttempts"] == 0
+            assert answer["KeyCount"] >= 300
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_lake_formation_tags_add_up(local_aws: LocalAws) -> None:

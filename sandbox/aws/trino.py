@@ -188,7 +188,7 @@ class Trino:
                 env={k: v for k, v in os.environ.items() if k not in ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS")},
             )
 
-    def wait(self, patience: float = 180, alive: Callable[[], None] = lambda: None) -> None:
+    def wait(self, patience: float = 600, alive: Callable[[], None] = lambda: None) -> None:
         """Waits until a real query works: `/v1/info` says so a second too early.
 
         Args:

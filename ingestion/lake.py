@@ -325,8 +325,8 @@ class BatchWriter:
     without rows is published only when the table has none of this `extract_date` yet, so a rerun that
     finds nothing new adds nothing. Rows are given exactly as `schema`; the landing columns are added here.
     `watermark_from` is where the batches before this one ended (None before the first); `extra` takes
-    what a source wants to keep in the manifest, and is news by itself where it is not empty. `on_commit` is
-    called once everything is committed.
+    what a source wants to keep in the manifest, and `is_news` says that it must be kept even if there is no
+    row. `on_commit` is called once everything is committed.
 
     A batch that is no increment (`is_increment=False`: a backfill, a replay) did not look at all that came
     after the watermark: it leaves the watermark where it is, and is never published without a row.
@@ -352,6 +352,7 @@ class BatchWriter:
         self.skipped = 0
         self.rejected = 0
         self.extra: dict[str, Any] = {}
+        self.is_news = False
         self.on_commit: Callable[[], None] = lambda: None
         day = f"extract_date={extract_date.isoformat()}"
         self.path = PurePosixPath("raw", table.source, table.table, day, f"{batch_id}.parquet")
@@ -492,7 +493,7 @@ class BatchWriter:
         if (
             self.rows == 0
             and letters == 0
-            and not any(self.extra.values())
+            and not self.is_news
             and self._previous
             and (not self._is_increment or self._previous["extract_date"] == self._extract_date.isoformat())
         ):

@@ -9,11 +9,9 @@ its batch is committed they are removed. So all that a crash can cost is the ans
 The objects hold personal data, as raw does.
 """
 
-import os
 import re
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,19 +42,19 @@ class Spool:
     """The spool of one table."""
 
     def __init__(self, lake: Lake, table: TableConfig) -> None:
-        self._objects = _Objects(lake)
+        self._storage = lake.storage
         self._folder = f"spool/{table.source}/{table.table}"
 
     def chains(self) -> Iterator[tuple[Chain, list[Any]]]:
         """Every chain that was begun, with the answers of its pages in their order."""
         found: dict[str, list[str]] = {}
-        for name in self._objects.names(self._folder):
+        for name in self._storage.names(self._folder):
             if match := _NAME.fullmatch(name):
                 found.setdefault(match[1], []).append(name)
         for chain_name, names in found.items():
             if not names[0].endswith(_FIRST):
                 continue  # `clear` was interrupted
-            pages = [from_json(self._objects.read(n).decode()) for n in names]
+            pages = [from_json(self._storage.read(n).decode()) for n in names]
             chain = Chain(pages[0]["request"], len(pages), pages[-1]["token"], chain_name)
             yield chain, [page["answer"] for page in pages]
 
@@ -66,42 +64,13 @@ class Spool:
         page = {"token": token, "answer": answer}
         if chain.pages == 0:
             page["request"] = chain.request
-        self._objects.put(f"{self._folder}/{name}", to_json(page).encode())
+        self._storage.put(f"{self._folder}/{name}", to_json(page).encode(), replace=True)
         chain.pages += 1
         chain.token = token
 
     def clear(self) -> None:
         """Remove everything: it is in the lake now."""
         # First pages come first: a chain that has lost its first is not read again, nor gone on with.
-        names = self._objects.names(self._folder)
-        self._objects.remove(sorted(names, key=lambda name: not name.endswith(_FIRST)))
-
-
-class _Objects:
-    """Small objects of a lake in a folder, by name."""
-
-    def __init__(self, lake: Lake) -> None:
-        self._root = lake.root
-
-    def names(self, folder: str) -> list[str]:
-        found = (self._root / folder).glob("*")
-        return sorted(p.relative_to(self._root).as_posix() for p in found)
-
-    def read(self, name: str) -> bytes:
-        return (self._root / name).read_bytes()
-
-    def put(self, name: str, data: bytes) -> None:
-        path = self._root / name
-        partial = self._root / ".partial" / name.replace("/", ".")
-        partial.parent.mkdir(exist_ok=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        partial.rename(path)
-
-    def remove(self, names: Iterable[str]) -> None:
-        for name in names:
-            with suppress(FileNotFoundError):
-                (self._root / name).unlink()
+        names = self._storage.names(self._folder)
+        for name in sorted(names, key=lambda name: not name.endswith(_FIRST)):
+            self._storage.remove(name)

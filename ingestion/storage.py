@@ -76,6 +76,13 @@ class Storage(Protocol):
     def create(self, name: str, *, replace: bool = False) -> Upload:
         """Begin an object; with `replace` it may take the place of one that has the name."""
 
+    def remove(self, name: str) -> None:
+        """Remove a small object of a run's own; an absent one is fine.
+
+        Raises:
+            ValueError: it is a batch or its dead letters, which are never removed.
+        """
+
     def lock(self) -> Any:
         """A context in which this process alone publishes; what dead writers left half done is cleared."""
 
@@ -158,6 +165,11 @@ class LocalStorage:
         # The lock is held, so nobody else can be publishing the same name.
         return _LocalUpload(self._partial / name.replace("/", "."), self._root / name)
 
+    def remove(self, name: str) -> None:
+        """See `Storage`."""
+        _refuse_batches(name)
+        (self._root / name).unlink(missing_ok=True)
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """See `Storage`. The operating system lets go of the lock of a process that dies.
@@ -211,6 +223,11 @@ class _LocalUpload:
     def discard(self) -> None:
         self._file.close()
         self._partial.unlink(missing_ok=True)
+
+
+def _refuse_batches(name: str) -> None:
+    if name.partition("/")[0] in WRITTEN:
+        raise ValueError(f"{name} is not for removal")
 
 
 def _make_folder(folder: Path) -> None:
@@ -337,6 +354,12 @@ class S3Storage:
         if self.lease is None:
             raise IngestionError(f"nothing can be published in {self.url} without its lock: a defect")
         return _S3Upload(self, self.lease, name, replace=replace)
+
+    def remove(self, name: str) -> None:
+        """See `Storage`."""
+        _refuse_batches(name)
+        with self.errors(name):
+            self.client.delete_object(Bucket=self.bucket, Key=self.key(name))
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -67,7 +67,7 @@ class Snapshot(psycopg.Connection):
     def stream(
         self, query: str, convert: Callable[[pa.RecordBatch], Any] = lambda block: block
     ) -> Iterator[Any]:
-        """The rows of a query, a block at a time, the next one being fetched and converted meanwhile.
+        """The rows of a query, a block at a time, each converted while the next one is fetched.
 
         It runs in a transaction of its own on a second connection, so its locks end with it.
 
@@ -93,11 +93,10 @@ class Snapshot(psycopg.Connection):
                     pa.RecordBatchReader.from_stream(statement.execute_query()[0]) as batches,
                     ThreadPoolExecutor(1) as thread,
                 ):
-                    blocks = map(convert, batches)
-                    waiting = thread.submit(next, blocks, None)
+                    waiting = thread.submit(next, batches, None)
                     while (block := waiting.result()) is not None:
-                        waiting = thread.submit(next, blocks, None)
-                        yield block
+                        waiting = thread.submit(next, batches, None)
+                        yield convert(block)
             self._run("commit")
         except (adbc_driver_manager.Error, pa.ArrowException, OSError) as error:
             self._drop_driver()

@@ -23,7 +23,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, TypeVar
 
@@ -31,6 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ingestion.config import TableConfig
+from ingestion.drop import KEEP_BYTES, Drop, Entry, open_drop
 from ingestion.errors import IngestionError
 from ingestion.lake import BatchWriter, DeadLetter, Lake
 from ingestion.lines import (
@@ -49,10 +49,8 @@ from ingestion.run import Run
 
 PLACE = [("_source_file", pa.string()), ("_source_line", pa.int64())]
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}
-UNFINISHED = (".tmp", ".part")
 CHUNK_BYTES = 512 * 1024
 BLOCK_BYTES = 1024 * 1024
-KEEP_BYTES = 8 * 1024 * 1024
 WHOLE_EVERY = 200
 RACY_SECONDS = 2.0
 _BOM = b"\xef\xbb\xbf"
@@ -136,71 +134,6 @@ def _land_payload(
     out.write(fresh)
     out.retire(letter)
     return None
-
-
-# ---------------------------------------------------------------- where files are
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file of a drop folder: name below it, seconds since 1970 of its last change, and its version.
-
-    Files of equal version have equal content.
-    """
-
-    name: str
-    modified: float
-    version: str
-
-
-class LocalDrop:
-    """A drop folder on this machine."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def entries(self) -> Iterator[Entry]:
-        """Every file whose name does not begin with `.` or `_`, nor end with `.tmp` or `.part`, by name."""
-        return iter(sorted(self._walk(str(self.root), ""), key=lambda entry: entry.name))
-
-    def _walk(self, folder: str, prefix: str) -> Iterator[Entry]:
-        with os.scandir(folder) as found:
-            for item in found:
-                if item.name.startswith((".", "_")) or item.name.endswith(UNFINISHED):
-                    continue
-                if item.is_dir():
-                    yield from self._walk(item.path, f"{prefix}{item.name}/")
-                elif item.is_file():
-                    yield _entry(prefix + item.name, item.stat())
-
-    def holds(self, name: str) -> bool:
-        """Whether there is a file of this name, whatever it is."""
-        return (self.root / name).is_file()
-
-    def open(self, entry: Entry) -> IO[bytes]:
-        """A file as a stream of bytes.
-
-        Raises:
-            IngestionError: it is not the version any more that was listed.
-        """
-        file = (self.root / entry.name).open("rb")
-        self.check(entry, file)
-        return file
-
-    def check(self, entry: Entry, file: IO[bytes]) -> None:
-        """Raise IngestionError when an open file is not the version that was listed."""
-        if _entry(entry.name, os.fstat(file.fileno())).version != entry.version:
-            file.close()
-            raise IngestionError(
-                f"{entry.name} changed while it was read; run again, and set quiet_seconds in sources.yml"
-                " above the pauses of whoever writes it"
-            )
-
-
-def _entry(name: str, stat: os.stat_result) -> Entry:
-    # The time of change cannot be set by a program: a file replaced with its old time kept is noticed.
-    version = f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ctime_ns}"
-    return Entry(name, max(stat.st_mtime, stat.st_ctime), version)
 
 
 # ---------------------------------------------------------------- what has been seen
@@ -409,7 +342,10 @@ class _Source:
 
     def _read(self, file: _File, history: _History, *, again: bool) -> Iterator[tuple[Any, Lines]]:
         """The whole lines of a file. Sets its content's SHA-256 and, when it ends, what could not be read."""
-        with self.drop.open(file.entry) as packed, SpooledTemporaryFile(KEEP_BYTES) as spool:
+        opened = self.drop.open(file.entry)
+        if opened is None:
+            return  # gone, or changed since it was listed: then the next run reads it
+        with opened as packed, SpooledTemporaryFile(KEEP_BYTES) as spool:
             content = hashlib.file_digest(packed, "sha256").hexdigest()
             if content in history.contents and not again:
                 history.note(file.entry, content, None)
@@ -483,7 +419,7 @@ class _Source:
         return _Block(self._parser(variants, splitter.header), [(file, lines)])
 
 
-def _drop(table: TableConfig, run: Run) -> LocalDrop:
+def _drop(table: TableConfig, run: Run) -> Drop:
     location = table.options.get("location")
     if not isinstance(location, str) or not location:
         raise IngestionError(f"{table.name}: location must be a folder or $SETTING; mend sources.yml")
@@ -492,9 +428,7 @@ def _drop(table: TableConfig, run: Run) -> LocalDrop:
         name = location[1:]
         location = getattr(run.settings, name.lower(), None) or os.environ.get(name, "")
         said = f"{name}={location}"
-    if not location or not Path(location).is_dir():
-        raise IngestionError(f"{table.name}: {said} is no folder; set it to the folder of the files")
-    return LocalDrop(Path(location))
+    return open_drop(location, f"{table.name}: {said}")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestion import files
+from ingestion import drop, files
 from ingestion.config import TableConfig
 from ingestion.errors import IngestionError
 from ingestion.lake import BatchWriter, Lake
@@ -423,8 +423,8 @@ def test_a_file_that_did_not_change_is_not_opened_again(
     place.put("b.jsonl", jsonl(record(2)))
     place.land()
     opened = []
-    open_file = files.LocalDrop.open
-    monkeypatch.setattr(files.LocalDrop, "open", lambda self, e: opened.append(e.name) or open_file(self, e))
+    open_file = drop.LocalDrop.open
+    monkeypatch.setattr(drop.LocalDrop, "open", lambda self, e: opened.append(e.name) or open_file(self, e))
     place.land()
     assert opened == []
     # Same size, same time of modification, another content: the time of change tells.
@@ -441,7 +441,7 @@ def test_a_file_that_changed_a_moment_ago_is_looked_at_again(
     place.put("a.jsonl", jsonl(record(1)))
     place.land()
     monkeypatch.setattr(
-        files, "_entry", lambda name, stat, make=files._entry: replace(make(name, stat), version="the same")
+        drop, "entry_of", lambda name, stat, make=drop.entry_of: replace(make(name, stat), version="the same")
     )
     place.put("a.jsonl", jsonl(record(2)))
     assert place.land().rows == 1
@@ -515,6 +515,55 @@ def test_a_file_that_changes_while_it_is_read_lands_nothing(
         with pytest.raises(IngestionError, match=r"a\.jsonl changed while it was read; run again"):
             place.land()
     assert place.lake.batches("drop", "things") == []
+
+
+def test_a_file_that_is_gone_or_changed_before_it_is_opened_waits_for_the_next_run(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.jsonl", "b.jsonl", "c.jsonl"):
+        place.put(name, jsonl(record(1, id=name)))
+    entries = drop.LocalDrop.entries
+
+    def change_meanwhile(self: drop.LocalDrop) -> Any:
+        found = list(entries(self))
+        (place.drop / "a.jsonl").unlink(missing_ok=True)
+        place.put("b.jsonl", jsonl(record(2, id="b.jsonl"), record(3, id="b.jsonl")))
+        return iter(found)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(drop.LocalDrop, "entries", change_meanwhile)
+        assert place.land().rows == 1
+    assert place.land().rows == 2
+
+
+def test_files_in_a_bucket(place: Place, bucket: str) -> None:
+    import boto3
+
+    client, name = boto3.client("s3"), bucket.removeprefix("s3://")
+
+    def put(key: str, data: bytes) -> None:
+        client.put_object(Bucket=name, Key=key, Body=data)
+
+    place.declare(location=f"{bucket}/partners/", pattern="*.jsonl*", marker="_SUCCESS")
+    put("partners/a/1.jsonl.gz", gzip.compress(noisy(50)))
+    put("partners/a/_skip.jsonl", jsonl(record(1)))
+    put("elsewhere/b.jsonl", jsonl(record(1)))
+    assert place.land().rows == 0
+    put("partners/a/_SUCCESS", b"")
+    assert place.land().rows == 50
+    broken = gzip.compress(noisy(60))[:-2000]
+    put("partners/a/2.jsonl.gz", broken)
+    first = place.land()
+    assert 0 < first.rows < 60
+    assert place.land().extracted == 0
+    put("partners/a/2.jsonl.gz", gzip.compress(noisy(60)))
+    assert place.land().rows == 60 - first.rows
+    assert place.letters() == {}
+    place.declare(location="s3://no-such-bucket-at-all/x")
+    with pytest.raises(
+        IngestionError, match="location s3://no-such-bucket-at-all/x cannot be read: NoSuchBucket; check"
+    ):
+        place.land()
 
 
 @pytest.mark.parametrize(
@@ -709,6 +758,19 @@ def test_replay_lands_under_the_rules_of_today_and_nothing_twice(place: Place) -
     place.put("a.jsonl", jsonl({"key": "r1", "at": AT}, {"key": "old", "at": AT}, {"key": "5", "at": AT}))
     assert place.land().rows == 2
     assert [x[1:] for x in place.rows()] == [(1, "r1"), (2, "old"), (1, "r1"), (3, "5")]
+
+
+def test_replay_does_not_land_what_the_changed_file_has_landed(place: Place) -> None:
+    place.put("a.jsonl", jsonl(record(1), {"key": "old", "at": AT}))
+    place.land()
+    place.declare(variants={"old": {"files": "*", "where": {"key": "old"}, "fields": {"id": "key"}}})
+    # So little of it is as it was that the dead letter stays; yet its line is among what lands now.
+    place.put("a.jsonl", jsonl(record(2), {"key": "old", "at": AT}, record(3)))
+    assert place.land().rows == 3
+    assert place.letters().keys() == {"a.jsonl:2"}
+    assert place.replay().rows == 0
+    assert place.letters() == {}
+    assert Counter(row[2] for row in place.rows())["old"] == 1
 
 
 def test_replay_of_an_encoding_declared_wrong(place: Place) -> None:

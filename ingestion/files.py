@@ -74,7 +74,7 @@ def extract(table: TableConfig, run: Run, out: BatchWriter) -> None:
     history = _History.of(run.lake, table)
     letters = _LettersByFile(lambda: run.lake.dead_letters(table.source, table.table))
     _land(source, history, source.entries(history), letters, run, out)
-    out.extra |= history.manifest()
+    history.keep_in(out)
 
 
 def replay(table: TableConfig, run: Run, letters: list[DeadLetter], out: BatchWriter) -> None:
@@ -114,7 +114,7 @@ def replay(table: TableConfig, run: Run, letters: list[DeadLetter], out: BatchWr
             reason = "its file has changed beyond recognition; replay once more to land the payload"
         out.extracted += 1
         out.reject_again(letter, reason)
-    out.extra |= history.manifest()
+    history.keep_in(out)
 
 
 def _land_payload(
@@ -206,12 +206,13 @@ class _History:
             self._add(name, _Seen([], seen.version, [batch_id]))
             self._changed.add(name)
 
-    def manifest(self) -> dict[str, Any]:
-        """What the batch's manifest gets."""
+    def keep_in(self, out: BatchWriter) -> None:
+        """Have the batch's manifest remember what this run has read."""
         names = self.names if self._is_whole else {n: self.names[n] for n in self._changed}
         entries = {n: [s.contents, s.version, s.batches] for n, s in sorted(names.items())}
         packed = zlib.compress(json.dumps(entries, separators=(",", ":")).encode(), 6)
-        return {"files": base64.b64encode(packed).decode(), "files_whole": self._is_whole}
+        out.extra |= {"files": base64.b64encode(packed).decode(), "files_whole": self._is_whole}
+        out.is_news = bool(self._changed)
 
 
 def _unpacked(files: Any, batch_id: str) -> dict[str, _Seen]:

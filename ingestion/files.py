@@ -155,6 +155,7 @@ class _History:
         self.names: dict[str, _Seen] = {}
         self.contents: set[str] = set()
         self._changed: set[str] = set()
+        self._is_news = False
         self._is_whole = False
 
     @classmethod
@@ -192,7 +193,8 @@ class _History:
         return seen is not None and seen.version == entry.version
 
     def note(self, entry: Entry, content: str, batch_id: str | None) -> None:
-        """Remember a file that this run has read; `batch_id` where lines of it have landed."""
+        """Remember a file; `batch_id` when this run has read its lines, for the first time or again."""
+        self._is_news |= batch_id is not None
         # What changed a moment ago may change once more within the tick of the file system's clock.
         settled = time.time() - entry.modified >= RACY_SECONDS
         batches = [batch_id] if batch_id else []
@@ -201,6 +203,7 @@ class _History:
 
     def note_batches(self, names: set[str], batch_id: str) -> None:
         """Remember that lines of these files have landed in a batch."""
+        self._is_news = True
         for name in names & self.names.keys():
             seen = self.names[name]
             self._add(name, _Seen([], seen.version, [batch_id]))
@@ -212,7 +215,8 @@ class _History:
         entries = {n: [s.contents, s.version, s.batches] for n, s in sorted(names.items())}
         packed = zlib.compress(json.dumps(entries, separators=(",", ":")).encode(), 6)
         out.extra |= {"files": base64.b64encode(packed).decode(), "files_whole": self._is_whole}
-        out.is_news = bool(self._changed)
+        # That a file is only where or when it was not before is remembered with the next news.
+        out.is_news = self._is_news
 
 
 def _unpacked(files: Any, batch_id: str) -> dict[str, _Seen]:
@@ -488,17 +492,19 @@ class _LettersByFile:
 
     def __init__(self, read: Callable[[], list[DeadLetter]]) -> None:
         self._read = read
-        self._letters: dict[str, list[DeadLetter]] | None = None
+        self._letters: dict[str, dict[tuple[str, str], DeadLetter]] | None = None
         self.retired: set[str] = set()
 
-    def of(self, name: str) -> list[DeadLetter]:
+    def of(self, name: str) -> dict[tuple[str, str], DeadLetter]:
+        """The letters of a file by their origin and payload."""
         if self._letters is None:
             self._letters = {}
             for letter in self._read():
                 place = _ORIGIN.fullmatch(letter.origin)
                 if place:
-                    self._letters.setdefault(place["file"], []).append(letter)
-        return self._letters.get(name, [])
+                    of_file = self._letters.setdefault(place["file"], {})
+                    of_file[letter.origin, letter.payload] = letter
+        return self._letters.get(name, {})
 
 
 def _land(
@@ -543,7 +549,7 @@ def _land(
             if file.seen:
                 landed = again_landed.pop(file.entry.name, None)
                 is_same = file.seen.contents == [file.content] or (landed and landed.is_mostly_there)
-                for letter in letters.of(file.entry.name):
+                for letter in letters.of(file.entry.name).values():
                     is_rest = bool(_ORIGIN.fullmatch(letter.origin)["unread"])
                     if letter.dead_letter_id not in met and (is_rest or is_same):
                         out.retire(letter)
@@ -567,9 +573,9 @@ def _reject(
     payload = payload_text(letter.payload, encoding)
     out.extracted += 1
     if letter.file.seen:
-        for known in letters.of(letter.file.entry.name):
-            if (known.origin, known.payload) == (origin, payload):
-                met.add(known.dead_letter_id)
+        known = letters.of(letter.file.entry.name).get((origin, payload))
+        if known:
+            met.add(known.dead_letter_id)
     out.reject(payload, letter.reason, origin=origin)
 
 

@@ -392,6 +392,7 @@ def test_a_file_lands_once_by_content_and_a_late_one_on_the_day_it_arrives(place
     place.put("2026-01-01/10.jsonl.gz", gzip.compress(jsonl(record(1), record(2), record(1)), mtime=0))
     assert place.land().rows == 3
     assert place.land().rows == 0
+    assert len(place.lake.batches("drop", "things")) == 1
     place.day = date(2026, 1, 2)
     place.put("2026-01-01/09-late.jsonl.gz", gzip.compress(jsonl(record(3))))
     place.put(
@@ -468,7 +469,9 @@ def test_a_lake_of_the_first_version_knows_its_files(place: Place, monkeypatch: 
     place.put("a.jsonl", jsonl(record(1)))
     digest = files.hashlib.sha256(jsonl(record(1))).hexdigest()
     with monkeypatch.context() as patch:
-        patch.setattr(files._History, "manifest", lambda self: {"files": {"a.jsonl": digest}})
+        patch.setattr(
+            files._History, "keep_in", lambda self, out: out.extra.update(files={"a.jsonl": digest})
+        )
         place.land()
     place.day = date(2026, 1, 2)
     assert place.land().rows == 0

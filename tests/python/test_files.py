@@ -510,8 +510,7 @@ def test_a_file_that_changes_while_it_is_read_lands_nothing(
     feed = LineSplitter.feed
 
     def write_meanwhile(self: LineSplitter, chunk: bytes) -> Any:
-        with (place.drop / "a.jsonl").open("ab") as file:
-            file.write(b'{"id"')
+        place.put("a.jsonl", jsonl(record(1), record(2)))
         return feed(self, chunk)
 
     with monkeypatch.context() as patch:

@@ -199,7 +199,7 @@ class HttpService:
 
     def give_up(self) -> None:
         """Let no further request begin: whoever waits for one, in any thread, gets its error now."""
-        self._gate.closed_for_good.set()
+        self._gate.close()
 
     def unexpected(self, what: str) -> IngestionError:
         """The error for an answer that is not what this API promises; `what` must hold no value of it."""
@@ -322,6 +322,12 @@ class _Gate:
         self._not_before = 0.0
         self._failures = 0
         self._probing = False
+
+    def close(self) -> None:
+        """Let nobody through any more, and tell those who wait."""
+        with self._changed:
+            self.closed_for_good.set()
+            self._changed.notify_all()
 
     @contextmanager
     def passage(self, deadline: float) -> Iterator[None]:

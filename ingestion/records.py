@@ -6,6 +6,7 @@ makes the record one for the dead letters.
 """
 
 import json
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -61,11 +62,20 @@ def shape(record: Any, fields: Collection[Field], ignored: Collection[str] = ())
 
 def to_json(value: Any) -> str:
     """JSON in ASCII, every number with the digits it came with."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{json.dumps(str(k))}:{to_json(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(to_json, value)) + "]"
-    return str(value) if isinstance(value, Decimal) else json.dumps(value)
+    # The encoder knows no Decimal: each goes through it as a text with a mark that no other text begins with.
+    for mark in map(chr, range(0xE000, 0xF900)):
+        numbers = 0
+
+        def marked(number: Decimal, mark: str = mark) -> str:
+            nonlocal numbers
+            numbers += 1
+            return f"{mark}{number}"
+
+        encoded = json.dumps(value, default=marked, separators=(",", ":"))
+        text, found = re.subn(f'"\\\\u{ord(mark):04x}([^"]*)"', r"\1", encoded)
+        if found == numbers:
+            return text
+    raise ValueError("a text for every mark there is")
 
 
 def from_json(text: str) -> Any:

@@ -24,13 +24,15 @@ from uuid import uuid4
 import psycopg
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ingestion import bureau, fx
 from ingestion.config import TableConfig, load_sources
 from ingestion.errors import IngestionError
 from ingestion.http import HttpService, Limits, Patience, manners
 from ingestion.lake import BatchWriter, DeadLetter, Lake
-from ingestion.records import Field, whole
+from ingestion.records import Field, from_json, to_json, whole
 from ingestion.run import Run, run
 from ingestion.settings import Settings
 from ingestion.spool import Spool
@@ -351,6 +353,18 @@ def test_service_that_stays_down_is_given_up_by_all_threads_soon():
         assert len(server.requests) <= 3 + 3 + 4, "threads do not add up"
 
 
+def test_giving_up_wakes_whoever_waits():
+    with playing((429, b"", {"Retry-After": "50"})) as server, service(server.url, Patience()) as client:
+        began = time.monotonic()
+        with ThreadPoolExecutor(3) as pool:
+            errors = [pool.submit(client.get, "/a") for _ in range(3)]
+            while not server.requests:
+                time.sleep(0.01)
+            client.give_up()
+        assert all(isinstance(e.exception(), IngestionError) for e in errors)
+        assert time.monotonic() - began < 10
+
+
 def test_requests_keep_the_rate_and_the_concurrency():
     limits = Limits(requests_per_second=50, burst=3, concurrency=2)
     patience = Patience(read=5)
@@ -397,6 +411,26 @@ def test_nothing_of_the_url_or_the_key_is_told_whatever_the_service_repeats(capl
             assert client.get("/a") == {"a": "***", "b": "***", "c": "Basic ***"}
     assert "pass-word" not in caplog.text
     assert "user" not in caplog.text.lower().replace("user-agent", "")
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(st.sampled_from('a1."\\\ue000\ue001ü\ud800'))
+    | st.decimals(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.sampled_from('k"\ue000')), inner),
+    max_leaves=8,
+)
+
+
+@given(VALUES)
+def test_json_is_kept_digit_by_digit(value):
+    text = to_json(value)
+    assert text.isascii()
+    assert from_json(text) == value
+    if isinstance(value, Decimal):
+        assert text == str(value)
 
 
 # ---------- a lender, its lake, its third parties ----------

@@ -1,15 +1,18 @@
 """The sandbox's third parties: what the credit bureau and the PTAX service promise over HTTP."""
 
 import json
+import os
 import re
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from operator import itemgetter
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -19,8 +22,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sandbox import control
+from sandbox.files import Folder
+from sandbox.settings import Settings as SandboxSettings
 from sandbox.third_party import bureau, ptax
-from sandbox.third_party.server import ThirdPartyServer, create_server
+from sandbox.third_party.faults import Faults, Mischief
+from sandbox.third_party.server import Call, ThirdPartyServer, create_server
 from sandbox.worlds.risk import latent_risk
 
 KEY = "a-key-that-nobody-may-see"
@@ -452,3 +459,181 @@ def test_server_starts_without_what_only_rates_need():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+# ---------- misbehaviour on request
+
+
+def misbehaving(rates: dict[str, float], seed: int = 3, **seconds: float) -> Any:
+    """A server with these faults; its calls come beside it."""
+
+    @contextmanager
+    def run() -> Iterator[tuple[ThirdPartyServer, list[Call], list[str]]]:
+        calls: list[Call] = []
+        with serving(watch=calls.append) as (server, lines):
+            server.mischief.set(Faults(seed, rates, seconds))
+            yield server, calls, lines
+
+    return run()
+
+
+SUBJECTS = people(15, consented_at="2024-12-01T12:00:00Z")
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"), [("storm", {429}), ("error", {500, 502, 503, 504}), ("expire", {401})]
+)
+def test_faults_that_come_instead_of_an_answer(ask, quote, fault, status):
+    with misbehaving({fault: 1}) as (server, _, lines):
+        answers = [ask(server, [subject()]) for _ in range(20)]
+        assert {a.status_code for a in answers} <= status
+        assert len({a.status_code for a in answers}) >= min(2, len(status))
+        waits = {a.headers.get("Retry-After") for a in answers}
+        assert waits == ({None, "1"} if fault == "storm" else {None})
+        assert all(f" fault={fault} " in line for line in lines)
+        if fault == "expire":
+            assert quote(server, "USD", "12-30-2025", "12-30-2025"), "the central bank has no key"
+
+
+def test_a_storm_lasts(ask):
+    with misbehaving({"storm": 1e-9}, storm=30) as (server, _, _):
+        assert ask(server, [subject()]).status_code == 200
+        server.mischief.set(Faults(3, {"storm": 1}, {"storm": 30}))
+        assert ask(server, [subject()]).status_code == 429
+        server.mischief._faults = Faults(3, {"storm": 1e-9}, {"storm": 30})
+        assert ask(server, [subject()]).status_code == 429
+        server.mischief.set(Faults())
+        assert ask(server, [subject()]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"), [("hang", httpx.ReadTimeout), ("reset", httpx.ReadError), ("drip", TimeoutError)]
+)
+def test_faults_of_the_connection(client, fault, error):
+    with misbehaving({fault: 1}, drip=600) as (server, calls, _):
+
+        def read() -> None:
+            """Read the answer for a second; a dripping one is never silent for long."""
+            request = client.build_request(
+                "POST",
+                server.url + bureau.PATH,
+                json={"subjects": SUBJECTS, "page_token": None},
+                headers={"X-Api-Key": KEY},
+                timeout=0.5,
+            )
+            began = time.monotonic()
+            for _ in client.send(request, stream=True).iter_bytes():
+                if time.monotonic() - began > 1:
+                    raise TimeoutError
+
+        with pytest.raises(error):
+            read()
+        while not calls:
+            time.sleep(0.01)
+        assert calls[0].faults == (fault,)
+        assert calls[0].status == (200 if fault == "drip" else 0)
+
+
+def test_truncated_answers_end_in_the_middle(ask):
+    with misbehaving({"truncate": 1}) as (server, _, _):
+        answer = ask(server, SUBJECTS)
+        assert answer.status_code == 200
+        with pytest.raises(json.JSONDecodeError):
+            answer.json()
+
+
+@pytest.mark.parametrize("fault", ["duplicate", "reorder", "retype", "omit", "extend"])
+def test_faults_of_records(ask, quote, fault):
+    with serving() as (server, _):
+        clean = ask(server, SUBJECTS).json()["data"]
+        rates = quote(server, "USD", "12-01-2025", "12-30-2025")
+    with misbehaving({fault: 0.2 if fault in ("retype", "omit", "extend") else 1}) as (server, _, _):
+        for before, after in (
+            (clean, ask(server, SUBJECTS).json()["data"]),
+            (rates, quote(server, "USD", "12-01-2025", "12-30-2025")),
+        ):
+            same = sum(b == a for b, a in zip(before, after, strict=False))
+            assert before != after
+            if fault == "duplicate":
+                assert after[: len(before)] == before
+                assert all(a in before for a in after)
+            elif fault == "reorder":
+                order = itemgetter(*(f for f in ("cpf", "queried_at", "dataHoraCotacao") if f in before[0]))
+                assert sorted(after, key=order) == sorted(before, key=order)
+            else:
+                assert len(after) == len(before)
+                assert 0.6 < same / len(before) < 0.95
+                changed = next((b, a) for b, a in zip(before, after, strict=True) if b != a)
+                assert len(changed[1]) - len(changed[0]) == {"retype": 0, "omit": -1, "extend": 1}[fault]
+
+
+def test_shifted_pages_repeat_the_end_of_the_page_before(ask, quote):
+    subjects = people(30, consented_at="2024-07-01T12:00:00Z")
+    with misbehaving({"shift": 1}) as (server, _, _):
+        first = ask(server, subjects).json()
+        second = ask(server, subjects, first["next_page_token"]).json()
+        assert second["data"][:3] == first["data"][-3:]
+        assert len(second["data"]) == 203
+        period = ("USD", "12-01-2025", "12-30-2025")
+        whole = quote(server, *period)
+        assert quote(server, *period, "&$top=5&$skip=10") == whole[7:12]
+        assert quote(server, *period, "&$top=5&$skip=0") == whole[:5]
+
+
+def test_faults_follow_from_their_seed_and_end_when_told(ask):
+    rates = {"error": 0.3, "retype": 0.05, "duplicate": 0.3}
+
+    def play(seed: int) -> list[tuple[int, bytes]]:
+        with misbehaving(rates, seed) as (server, _, _):
+            return [(a.status_code, a.content) for a in (ask(server, SUBJECTS) for _ in range(12))]
+
+    assert play(1) == play(1)
+    assert play(1) != play(2)
+    with serving() as (clean, _), misbehaving(rates) as (server, _, _):
+        server.mischief.set(Faults())
+        assert [ask(server, SUBJECTS).content for _ in range(5)] == [ask(clean, SUBJECTS).content] * 5
+
+
+def test_faults_come_from_a_file_while_the_server_runs(ask, tmp_path):
+    file = tmp_path / "faults.json"
+    with serving(faults_file=file) as (server, _):
+        assert ask(server, [subject()]).status_code == 200
+        file.write_text(json.dumps({"seed": 1, "rates": {"expire": 1}}))
+        assert ask(server, [subject()]).status_code == 401
+        file.unlink()
+        assert ask(server, [subject()]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["no_such=0.1"], "no such fault: no_such; there are storm,"),
+        (["error=2"], "between 0 and 1"),
+        (["error"], "write a fault as NAME=RATE"),
+        (["error=much"], "write a fault as NAME=RATE"),
+        (["error=0.1"], "does not exist"),
+    ],
+)
+def test_faults_misspelt_are_one_line(tmp_path, words, message):
+    done = subprocess.run(
+        [sys.executable, "-m", "sandbox", "faults", *words],
+        env={**os.environ, "SANDBOX_DIR": str(tmp_path), "COLUMNS": "300"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_faults_are_written_for_the_running_world_and_taken_away(tmp_path):
+    folder = Folder(tmp_path / "synthetic")
+    folder.path.mkdir()
+    settings = SandboxSettings(world="synthetic", sandbox_dir=tmp_path, _env_file=None)
+    control.misbehave(settings, Faults(4, {"error": 0.1}))
+    mischief = Mischief(folder.faults)
+    assert mischief.draw("bureau") is not None
+    control.misbehave(settings, Faults())
+    assert mischief.draw("bureau") is None
+    assert not folder.faults.exists()

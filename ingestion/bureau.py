@@ -72,13 +72,20 @@ def _cpf(value: Any) -> str:
     return value
 
 
+def _recorded_at(value: Any) -> datetime:
+    at = moment(value)
+    if at.year < 1970:
+        raise ValueError
+    return at
+
+
 FIELDS = (
     Field("cpf", "cpf", _cpf),
     Field("score", "score", whole(0, 1000)),
     Field("score_version", "score_version", text, required=False),
     Field("negative_records", "negative_records", whole(0, 2**31 - 1), required=False),
     Field("total_debt", "total_debt", decimal(14, 2), required=False),
-    Field("queried_at", "queried_at", moment),
+    Field("queried_at", "queried_at", _recorded_at),
 )
 
 
@@ -97,7 +104,8 @@ def extract(table: TableConfig, run: Run, out: BatchWriter) -> None:
     """
     with _Inquiry(table, run, out) as inquiry:
         newest = inquiry.newest()
-        for letter in map(_Letter, run.lake.dead_letters(table.source, table.table)):
+        for dead in run.lake.dead_letters(table.source, table.table):
+            letter = _Letter(dead, inquiry.latest)
             # What waits for `replay` is not asked for a second time meanwhile.
             if letter.key and letter.key[1] > newest.get(letter.key[0], _LONG_AGO):
                 newest[letter.key[0]] = letter.key[1]
@@ -127,7 +135,8 @@ def replay(table: TableConfig, run: Run, letters: list[DeadLetter], out: BatchWr
         known = inquiry.keys()
         about: dict[str, datetime] = {}
         unresolved = []
-        for letter in map(_Letter, letters):
+        for dead in letters:
+            letter = _Letter(dead, inquiry.latest)
             if letter.row:
                 inquiry.take([letter.record], letter.people)
                 out.retire(letter.letter)
@@ -159,7 +168,7 @@ def replay(table: TableConfig, run: Run, letters: list[DeadLetter], out: BatchWr
 class _Letter:
     """A dead letter of ours: whose record it may be, and what of it can be read."""
 
-    def __init__(self, letter: DeadLetter) -> None:
+    def __init__(self, letter: DeadLetter, latest: datetime) -> None:
         self.letter = letter
         self.record = from_json(letter.payload)
         self.row: dict[str, Any] | None = None
@@ -169,8 +178,8 @@ class _Letter:
         else:
             self.people = {self.record["cpf"]}
             with suppress(BadRecord):
-                self.row = shape(self.record, FIELDS)
-        self.at = _read(moment, self.record, "queried_at")
+                self.row = _row(self.record, latest)
+        self.at = _time_of(self.record, latest)
         """When the bureau recorded it, where it says so."""
         self.key = (*self.people, self.at) if self.at and len(self.people) == 1 else None
 
@@ -184,6 +193,8 @@ class _Inquiry:
 
     def __init__(self, table: TableConfig, run: Run, out: BatchWriter) -> None:
         self.end = datetime.combine(run.extract_date + timedelta(days=1), time(), BUSINESS_ZONE)
+        # No record can be later, whether the run's day is today's, long past or one of the sandbox's.
+        self.latest = max(self.end, datetime.now(UTC)) + timedelta(days=1)
         self.under_way: set[str] = set()
         """People whose answer is only half read."""
         self.troubled: set[str] = set()
@@ -335,7 +346,7 @@ class _Inquiry:
         rows = []
         for record in records:
             try:
-                row = shape(record, FIELDS)
+                row = _row(record, self.latest)
                 if row["cpf"] not in people:
                     raise BadRecord("cpf was not asked about")
                 rows.append(row)
@@ -345,7 +356,7 @@ class _Inquiry:
         self._answered.append(pa.Table.from_pylist(rows, SCHEMA))
 
     def _set_aside(self, record: Any, people: set[str], reason: str) -> None:
-        cpf, at = _read(_cpf, record, "cpf"), _read(moment, record, "queried_at")
+        cpf, at = _read(_cpf, record, "cpf"), _time_of(record, self.latest)
         origin = {"endpoint": ENDPOINT}
         if cpf in people:
             origin["person"] = self.keyed_hash(cpf)
@@ -389,6 +400,19 @@ def _batches(subjects: Iterable[dict[str, Any]], size: int) -> Iterator[Chain]:
     rest = iter(subjects)
     while batch := list(islice(rest, size)):
         yield Chain(batch)
+
+
+def _row(record: Any, latest: datetime) -> dict[str, Any]:
+    row = shape(record, FIELDS)
+    if row["queried_at"] > latest:
+        raise BadRecord("queried_at lies in the future")
+    return row
+
+
+def _time_of(record: Any, latest: datetime) -> datetime | None:
+    """When a record that may be anything was made; None when it does not say, or cannot be right."""
+    at = _read(_recorded_at, record, "queried_at")
+    return at if at and at <= latest else None
 
 
 def _read(read: Callable[[Any], Any], record: Any, field: str) -> Any:

@@ -59,7 +59,7 @@ def _rate(value: Any) -> Decimal:
 
 def _local_time(value: Any) -> datetime:
     local = datetime.fromisoformat(value)
-    if local.tzinfo is not None:
+    if local.tzinfo is not None or local.year < 1970:
         raise ValueError
     return local.replace(tzinfo=BUSINESS_ZONE).astimezone(UTC)
 
@@ -109,10 +109,12 @@ def replay(table: TableConfig, run: Run, letters: list[DeadLetter], out: BatchWr
         currency, bulletin = from_json(letter.origin)["currency"], from_json(letter.payload)
         out.extracted += 1
         try:
-            repaired.append(_row(bulletin, currency))
+            repaired.append(_row(bulletin, currency, run.extract_date))
             out.retire(letter)
         except BadRecord:
-            day = _day(bulletin) or _start_date(table)
+            day = _day(bulletin)
+            if day is None or day > run.extract_date:
+                day = _start_date(table)
             firsts[currency] = min(day, firsts.get(currency, day))
             asked.append((letter, currency))
     troubled = _land(table, run, out, landed, firsts, repaired)
@@ -147,7 +149,7 @@ def _land(
                 for bulletin in _bulletins(service, currency, first, run.extract_date):
                     out.extracted += 1
                     try:
-                        answered.append(_row(bulletin, currency))
+                        answered.append(_row(bulletin, currency, run.extract_date))
                     except BadRecord as problem:
                         troubled.add(currency)
                         origin = to_json({"currency": currency})
@@ -218,8 +220,11 @@ def _bulletins(service: HttpService, currency: str, first: date, last: date) -> 
             days[:0] = [(begin, middle), (middle + timedelta(days=1), end)]
 
 
-def _row(bulletin: Any, currency: str) -> dict[str, Any]:
-    return {"currency": currency, **shape(bulletin, FIELDS, IGNORED)}
+def _row(bulletin: Any, currency: str, last: date) -> dict[str, Any]:
+    row = {"currency": currency, **shape(bulletin, FIELDS, IGNORED)}
+    if row["quoted_at"].astimezone(BUSINESS_ZONE).date() > last:
+        raise BadRecord("dataHoraCotacao is later than was asked for")
+    return row
 
 
 def _day(bulletin: Any) -> date | None:

@@ -733,6 +733,8 @@ def record(**changes: Any) -> dict[str, Any]:
         ([record(queried_at=ANNA)], "queried_at"),
         ([record(queried_at=1764590400)], "queried_at"),
         ([record(queried_at=None)], "queried_at"),
+        ([record(queried_at="9999-12-31T23:59:59Z")], "queried_at"),
+        ([record(queried_at="0001-01-01T00:00:00Z")], "queried_at"),
         ([record(score_version="\ud800")], "score_version"),
     ],
 )
@@ -924,6 +926,7 @@ def replayed(settings: Settings, table: TableConfig, module: ModuleType, postgre
     [
         (record(score="700"), "2025-12-01T11:59:59.999999Z"),
         (record(queried_at=7), None),
+        (record(queried_at="9999-12-31T23:59:59Z"), None),
         (record(cpf=None), "2025-12-01T11:59:59.999999Z"),
         (record(cpf=None, queried_at=None), None),
         ("nonsense", None),
@@ -1095,6 +1098,9 @@ def test_answer_without_bulletins_is_one_line(extract, lender, answer):
         ("{}", "cotacaoCompra"),
         (bulletin("31/12/2025 13:00"), "dataHoraCotacao"),
         (bulletin("2025-12-31T13:00:00Z"), "dataHoraCotacao"),
+        (bulletin("9999-12-31 23:59:59"), "dataHoraCotacao"),
+        (bulletin("2026-01-01 10:00:00"), "dataHoraCotacao"),
+        (bulletin("0001-01-01 00:00:00"), "dataHoraCotacao"),
         (bulletin("2025-12-31 13:00:00", ""), "tipoBoletim"),
         (bulletin("2025-12-31 13:00:00", buy='"5.1"'), "cotacaoCompra"),
         (bulletin("2025-12-31 13:00:00", buy="null"), "cotacaoCompra"),

@@ -84,6 +84,7 @@ def _database(dsn: str, rows: int) -> str:
         if connection.execute("select 1 from pg_database where datname = %s", (name,)).fetchone():
             return made
         print(f"making {rows:,} rows …", flush=True)
+        connection.execute(f"drop database if exists {name}_new")
         connection.execute(f"create database {name}_new")
     with psycopg.connect(made.replace(name, f"{name}_new"), autocommit=True) as connection:
         schema = (ROOT / "sandbox" / "schema.sql").read_text()
@@ -221,8 +222,8 @@ def _write(results: dict) -> None:
     low, high = increment["range"]
     lines += [
         "",
-        f"An increment of {INCREMENT:,} rows of a table of {increment['of']:,}, from the start of the process to"
-        f" its end: {increment['median']:.2f} s ({low:.2f}–{high:.2f}).",
+        f"An increment of {INCREMENT:,} rows of a table of {increment['of']:,}, from the start of the process"
+        f" to its end: {increment['median']:.2f} s ({low:.2f}–{high:.2f}).",
     ]
     text = "\n".join(lines)
     print(f"\n{text}")

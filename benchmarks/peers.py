@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def run_dlt(dsn: str, folder: Path) -> None:
-    """Dlt's `sql_database` source with its Arrow backend to Parquet files."""
+    """The `sql_database` source of dlt, with its Arrow backend to Parquet files."""
     import dlt
     from dlt.destinations import filesystem
     from dlt.sources.sql_database import sql_table

@@ -384,6 +384,7 @@ class _Inquiry:
         in_vain = sorted(map(self.keyed_hash, self._asked - self._heard))
         if in_vain:
             self._out.extra["asked_in_vain"] = in_vain
+            self._out.is_news = True
 
     def _all_keys(self) -> pa.Table:
         keys = pa.schema([SCHEMA.field(name) for name in _KEY])

@@ -27,7 +27,6 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, TypeVar
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -51,9 +50,9 @@ from ingestion.run import Run
 PLACE = [("_source_file", pa.string()), ("_source_line", pa.int64())]
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}
 UNFINISHED = (".tmp", ".part")
-CHUNK_BYTES = 1024 * 1024
-BLOCK_BYTES = 2 * 1024 * 1024
-KEEP_BYTES = 16 * 1024 * 1024
+CHUNK_BYTES = 512 * 1024
+BLOCK_BYTES = 1024 * 1024
+KEEP_BYTES = 8 * 1024 * 1024
 WHOLE_EVERY = 200
 RACY_SECONDS = 2.0
 _BOM = b"\xef\xbb\xbf"
@@ -77,7 +76,7 @@ def extract(table: TableConfig, run: Run, out: BatchWriter) -> None:
     history = _History.of(run.lake, table)
     letters = _LettersByFile(lambda: run.lake.dead_letters(table.source, table.table))
     _land(source, history, source.entries(history), letters, run, out)
-    out.extra |= history.manifest()
+    history.keep_in(out)
 
 
 def replay(table: TableConfig, run: Run, letters: list[DeadLetter], out: BatchWriter) -> None:
@@ -117,7 +116,7 @@ def replay(table: TableConfig, run: Run, letters: list[DeadLetter], out: BatchWr
             reason = "its file has changed beyond recognition; replay once more to land the payload"
         out.extracted += 1
         out.reject_again(letter, reason)
-    out.extra |= history.manifest()
+    history.keep_in(out)
 
 
 def _land_payload(
@@ -274,12 +273,13 @@ class _History:
             self._add(name, _Seen([], seen.version, [batch_id]))
             self._changed.add(name)
 
-    def manifest(self) -> dict[str, Any]:
-        """What the batch's manifest gets."""
+    def keep_in(self, out: BatchWriter) -> None:
+        """Have the batch's manifest remember what this run has read."""
         names = self.names if self._is_whole else {n: self.names[n] for n in self._changed}
         entries = {n: [s.contents, s.version, s.batches] for n, s in sorted(names.items())}
         packed = zlib.compress(json.dumps(entries, separators=(",", ":")).encode(), 6)
-        return {"files": base64.b64encode(packed).decode(), "files_whole": self._is_whole}
+        out.extra |= {"files": base64.b64encode(packed).decode(), "files_whole": self._is_whole}
+        out.is_news = bool(self._changed)
 
 
 def _unpacked(files: Any, batch_id: str) -> dict[str, _Seen]:
@@ -645,17 +645,17 @@ class _Landed:
     def __init__(
         self, lake: Lake, table: TableConfig, name: str, batches: list[str], *, by_line: bool = False
     ) -> None:
-        columns = schema(table, None)
-        compared = [c for c in columns.names if c not in dict(PLACE) or (by_line and c == "_source_line")]
-        values = ", ".join(f"""cast("{c.replace('"', '""')}" as varchar)""" for c in compared)
-        self._digest = f"md5(cast(to_json([{values}]) as varchar)) as digest"
-        paths = [p for p in lake.batches(table.source, table.table) if p.stem in batches]
-        found = [_of_file(block, name, columns) for path in paths for block in lake.blocks(path)]
-        landed = pa.concat_tables([columns.empty_table(), *found])
-        self._connection = duckdb.connect()
-        self._connection.execute("set timezone = 'UTC'")
-        self._left = Counter(self._digests(landed))
-        self._landed, self._found = landed.num_rows, 0
+        self._columns = [
+            field
+            for field in schema(table, None)
+            if field.name not in dict(PLACE) or (by_line and field.name == "_source_line")
+        ]
+        self._left: Counter[bytes] = Counter()
+        for batch in lake.batches(table.source, table.table):
+            if batch.stem in batches:
+                for rows in lake.blocks(batch):
+                    self._left.update(self._digests(rows.filter(pc.equal(rows["_source_file"], name))))
+        self._landed, self._found = self._left.total(), 0
 
     @property
     def is_mostly_there(self) -> bool:
@@ -673,21 +673,16 @@ class _Landed:
 
     def _digests(self, rows: pa.Table) -> list[bytes]:
         """A digest of each row's values, in the rows' order."""
-        numbered = rows.append_column("place", pa.array(range(rows.num_rows), pa.int64()))
-        found = self._connection.from_arrow(numbered).order("place").project(self._digest)
-        return [digest.encode() for (digest,) in found.fetchall()]
+        values = [
+            # A column declared since then is null in what landed before.
+            rows[f.name].to_pylist() if f.name in rows.column_names else [None] * rows.num_rows
+            for f in self._columns
+        ]
+        rows_of_values = zip(*values, strict=True)
+        return [hashlib.blake2b(repr(row).encode(), digest_size=16).digest() for row in rows_of_values]
 
 
-def _of_file(block: pa.Table, name: str, columns: pa.Schema) -> pa.Table:
-    """The rows of one file; a column that came later is null."""
-    rows = block.filter(pc.equal(block["_source_file"], name))
-    return pa.table(
-        [rows[c.name] if c.name in rows.column_names else pa.nulls(len(rows), c.type) for c in columns],
-        names=columns.names,
-    ).cast(columns)
-
-
-def _ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
+def _ahead(items: Iterator[T], depth: int = 1) -> Iterator[T]:
     """The same items, the next ones being made in a thread meanwhile."""
     end = object()
     with ThreadPoolExecutor(1) as thread:

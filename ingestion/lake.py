@@ -91,6 +91,7 @@ class Lake:
         self.root = storage.url
         self.world = world
         self._committed: list[dict[str, Any]] = []
+        self._listed: dict[str, list[PurePosixPath]] | None = None
 
     @classmethod
     def open(cls, root: str, world: str, source_id: str = "") -> "Lake":
@@ -128,28 +129,43 @@ class Lake:
             LakeBusy: another run holds it.
         """
         with self.storage.lock():
-            self._committed = []
-            audit.repair(self)
+            # Nobody else commits meanwhile: the lake, which may be large, is listed once.
+            self._committed, self._listed = [], {}
+            for batch in self._list("raw"):
+                self._listed.setdefault(str(batch.parents[1]), []).append(batch)
             try:
+                audit.repair(self)
                 yield
             finally:
+                self._listed = None
                 audit.record(self.storage, self._committed)
 
-    def note(self, batch: dict[str, Any]) -> None:
-        """Keep the audit's row of a batch that was just committed until the lock is let go."""
-        self._committed.append(batch)
+    def note(self, batch: PurePosixPath, recorded: dict[str, Any]) -> None:
+        """Know a batch that was just committed, and its row of the audit, until the lock is let go."""
+        self._committed.append(recorded)
+        if self._listed is not None:
+            known = self._listed.setdefault(str(batch.parents[1]), [])
+            known.append(batch)
+            known.sort(key=_order)
+
+    def forget(self) -> None:
+        """List the lake anew from now on: a batch may have been committed or not."""
+        self._listed = None
 
     def batches(self, source: str, table: str) -> list[PurePosixPath]:
         """Committed files of a table below the lake's root, oldest batch first."""
-        return self._batches(f"raw/{source}/{table}")
+        folder = f"raw/{source}/{table}"
+        return self._list(folder) if self._listed is None else list(self._listed.get(folder, ()))
 
     def all_batches(self) -> list[PurePosixPath]:
         """Committed files of all tables, oldest batch first."""
-        return self._batches("raw")
+        if self._listed is None:
+            return self._list("raw")
+        return sorted((batch for batches in self._listed.values() for batch in batches), key=_order)
 
-    def _batches(self, folder: str) -> list[PurePosixPath]:
+    def _list(self, folder: str) -> list[PurePosixPath]:
         files = (PurePosixPath(n) for n in self.storage.names(folder) if _BATCH_NAME.fullmatch(n))
-        return sorted(files, key=lambda p: (p.name, p.parent.name))
+        return sorted(files, key=_order)
 
     def manifest(self, batch: PurePosixPath) -> dict[str, Any]:
         """The manifest in a committed file's footer.
@@ -309,8 +325,8 @@ class BatchWriter:
     without rows is published only when the table has none of this `extract_date` yet, so a rerun that
     finds nothing new adds nothing. Rows are given exactly as `schema`; the landing columns are added here.
     `watermark_from` is where the batches before this one ended (None before the first); `extra` takes
-    what a source wants to keep in the manifest, and is news by itself where it is not empty. `on_commit` is
-    called once everything is committed.
+    what a source wants to keep in the manifest, and `is_news` says that it must be kept even if there is no
+    row. `on_commit` is called once everything is committed.
 
     A batch that is no increment (`is_increment=False`: a backfill, a replay) did not look at all that came
     after the watermark: it leaves the watermark where it is, and is never published without a row.
@@ -336,6 +352,7 @@ class BatchWriter:
         self.skipped = 0
         self.rejected = 0
         self.extra: dict[str, Any] = {}
+        self.is_news = False
         self.on_commit: Callable[[], None] = lambda: None
         day = f"extract_date={extract_date.isoformat()}"
         self.path = PurePosixPath("raw", table.source, table.table, day, f"{batch_id}.parquet")
@@ -455,6 +472,9 @@ class BatchWriter:
             if kind is None:
                 self._commit()
                 self.on_commit()
+        except BaseException:
+            self._lake.forget()
+            raise
         finally:
             self._data.discard()
             self._letters.discard()
@@ -473,7 +493,7 @@ class BatchWriter:
         if (
             self.rows == 0
             and letters == 0
-            and not any(self.extra.values())
+            and not self.is_news
             and self._previous
             and (not self._is_increment or self._previous["extract_date"] == self._extract_date.isoformat())
         ):
@@ -488,7 +508,7 @@ class BatchWriter:
             self._letters.publish({"batch_id": self._batch_id})
         manifest = self._data.publish(self._manifest(letters))
         self.published = True
-        self._lake.note(audit.row(manifest, self.path, self.bytes))
+        self._lake.note(self.path, audit.row(manifest, self.path, self.bytes))
 
     def _manifest(self, letters: int) -> dict[str, Any]:
         before = self._previous and _cursor_max(self._previous)
@@ -606,6 +626,11 @@ class _HashingSink(io.RawIOBase):
 
     def tell(self) -> int:
         return self.size
+
+
+def _order(batch: PurePosixPath) -> tuple[str, str]:
+    """Batches by their id, then by their extract_date."""
+    return batch.name, batch.parent.name
 
 
 def fingerprint(schema: pa.Schema) -> str:

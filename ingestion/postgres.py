@@ -13,19 +13,20 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 
 import adbc_driver_manager
 import adbc_driver_postgresql
 import numpy as np
 import psycopg
 import pyarrow as pa
+import pyarrow.compute as pc
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from ingestion.config import TableConfig
 from ingestion.errors import ConfigurationError, IngestionError
-from ingestion.lake import TIMESTAMP, BatchWriter, DeadLetter
+from ingestion.lake import BatchWriter, DeadLetter
 from ingestion.postgres_types import Column, column, quoted
 from ingestion.run import Run
 
@@ -44,6 +45,8 @@ SESSION = {
     "client_encoding": "UTF8",
     "synchronize_seqscans": "off",
     "lock_timeout": "30s",
+    # The connection that holds the snapshot is idle while the other one reads a table.
+    "idle_in_transaction_session_timeout": "1d",
 }
 
 
@@ -94,7 +97,7 @@ class Snapshot(psycopg.Connection):
             self._run("commit")
         except (adbc_driver_manager.Error, pa.ArrowException, OSError) as error:
             self._drop_driver()
-            # 42: the query is wrong, unless it is the one for a snapshot that is gone; none in mid-stream.
+            # 42: the query is wrong, or the snapshot has gone before it. An error in mid-stream has no code.
             code = getattr(error, "sqlstate", None) or ""
             if self.in_recovery and (not begun or not code.startswith("42")):
                 raise RecoveryConflict(_message(error)) from None
@@ -127,7 +130,7 @@ def connect(dsn: str, timeout: str = "6h") -> Iterator[Snapshot]:
 
     Args:
         dsn: a libpq connection string: of a primary or of a replica, with TLS as it says (`sslmode`, …).
-        timeout: what a statement may take, and a transaction may wait for its next one: `6h`, `90s`, ….
+        timeout: what one statement, such as reading a table, may take: `6h`, `90s`, ….
 
     Raises:
         IngestionError: PostgreSQL cannot be reached, or went away in the middle.
@@ -145,7 +148,7 @@ def connect(dsn: str, timeout: str = "6h") -> Iterator[Snapshot]:
             "SOURCE_DSN is no connection string; write it as postgresql://user:password@host:5432/database"
             " (special characters percent-encoded)"
         ) from None
-    session = SESSION | {"statement_timeout": timeout, "idle_in_transaction_session_timeout": timeout}
+    session = SESSION | {"statement_timeout": timeout}
     options = " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in session.items())
     conninfo = make_conninfo(
         dsn,
@@ -256,7 +259,7 @@ def extract(table: TableConfig, run: Run, out: BatchWriter) -> None:
             for rows, left_out in blocks:
                 unfit += left_out
                 out.extracted += rows.num_rows + left_out
-                new = _not_landed(rows, landed, table)
+                new = _not_landed(rows, landed, table.key)
                 out.skip(rows.num_rows - new.num_rows)
                 out.write(new)
         if unfit:
@@ -406,35 +409,51 @@ def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _not_landed(rows: pa.Table, landed: list[pa.Table], table: TableConfig) -> pa.Table:
-    """The rows that are in none of `landed`."""
-    landed = [part for part in landed if part.num_rows]
-    if not landed:
-        return rows
-    import duckdb
-    import pyarrow.compute as pc
-
-    # A row beyond all that has landed is new without a look at the others; a null is always compared.
-    highest = [pc.max(pc.cast(part[table.cursor], TIMESTAMP)) for part in landed]
-    highest = max((h.as_py() for h in highest if h.is_valid), default=datetime.min.replace(tzinfo=UTC))
-    cursor = pc.cast(rows[table.cursor], TIMESTAMP)
-    new = pc.fill_null(pc.greater(cursor, pa.scalar(highest, TIMESTAMP)), False)
-    old = _comparable(rows.filter(pc.invert(new)))
-    with duckdb.connect() as connection:
-        connection.execute("set timezone = 'UTC'")
-        for part in landed:
-            connection.register("extracted", old)
-            connection.register("landed", _comparable(part))
-            # `except all` on whole rows: nulls compare equal, a row is left out once per landed copy.
-            old = connection.sql("select * from extracted except all select * from landed").to_arrow_table()
-    left = pa.concat_tables([old.cast(rows.schema), rows.filter(new)])
-    return left.sort_by([(c, "ascending") for c in (table.cursor, *table.key)])
+def _not_landed(rows: pa.Table, landed: list[pa.Table], key: tuple[str, ...]) -> pa.Table:
+    """The rows that are in none of `landed`, where a record is in each at most once."""
+    for part in landed:
+        if part.num_rows and rows.num_rows:
+            rows = rows.filter(pc.invert(_are_in(rows, part, key)))
+    return rows
 
 
-def _comparable(rows: pa.Table) -> pa.Table:
-    """The rows with decimals that DuckDB does not know as text."""
-    fields = [pa.field(f.name, pa.string()) if pa.types.is_decimal256(f.type) else f for f in rows.schema]
-    return rows.cast(pa.schema(fields))
+def _are_in(rows: pa.Table, landed: pa.Table, key: tuple[str, ...]) -> pa.ChunkedArray:
+    """For each row, whether it has landed with equal content."""
+    place = pc.index_in(_keys(rows, key), value_set=_keys(landed, key))
+    others = landed.take(place)
+    same = pc.is_valid(place)
+    for name in rows.column_names:
+        same = pc.and_(same, _equal(rows[name].combine_chunks(), others[name].combine_chunks()))
+    return same
+
+
+def _keys(rows: pa.Table, key: tuple[str, ...]) -> pa.Array:
+    """Keys as texts; the length of each part keeps ("ab", "c") and ("a", "bc") apart."""
+    parts = [pc.cast(rows[name], pa.string()).combine_chunks() for name in key]
+    if len(parts) == 1:
+        return parts[0]
+    lengths = [pc.cast(pc.binary_length(part), pa.string()) for part in parts]
+    return pc.binary_join_element_wise(*lengths, *parts, " ", null_handling="replace", null_replacement="")
+
+
+def _equal(some: pa.Array, others: pa.Array) -> pa.Array:
+    """Whether values are the same, pair by pair: null is equal to null, NaN to NaN."""
+    if some.type != others.type:
+        try:
+            others = others.cast(some.type)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            some, others = some.cast(pa.string()), others.cast(pa.string())
+    if pa.types.is_list(some.type):
+        some, others = _texts(some), _texts(others)
+    if pa.types.is_floating(some.type):
+        bits = pa.int32() if some.type == pa.float32() else pa.int64()
+        some, others = some.view(bits), others.view(bits)
+    both_null = pc.and_(pc.is_null(some), pc.is_null(others))
+    return pc.or_(pc.fill_null(pc.equal(some, others), False), both_null)
+
+
+def _texts(lists: pa.Array) -> pa.Array:
+    return pa.array([None if values is None else repr(values) for values in lists.to_pylist()], pa.string())
 
 
 def _reason(error: psycopg.Error) -> str:

@@ -291,8 +291,13 @@ def _present(table: TableConfig, connection: psycopg.Connection, keys: list[dict
         where exists (select from {table} as t where {same})
     """).format(
         table=_relation(table),
+        # No index answers `is not distinct from`.
         same=sql.SQL(" and ").join(
-            sql.SQL("t.{0} is not distinct from wanted.{0}").format(sql.Identifier(k)) for k in table.key
+            sql.SQL("t.{0} is not distinct from wanted.{0}" if c.nullable else "t.{0} = wanted.{0}").format(
+                sql.Identifier(c.name)
+            )
+            for c in postgres.describe(connection, table)
+            if c.name in table.key
         ),
     )
     return {place for (place,) in connection.execute(query, (_as_json(keys),))}

@@ -258,7 +258,7 @@ class S3Storage:
         from botocore.exceptions import BotoCoreError
 
         settings = StorageSettings()
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        endpoint = os.environ.get("AWS_ENDPOINT_URL")
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
         self.bucket = bucket
         self.lease_seconds = settings.lake_lease_seconds

@@ -16,7 +16,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -75,33 +75,32 @@ def verify(
     tables: list[TableConfig],
     dsn: str | None,
     *,
-    progress: Callable[[str], None] = lambda text: None,
-) -> Iterator[Verified]:
-    """Check `tables` one by one; without a `dsn`, PostgreSQL is not asked.
+    done: Callable[[Verified], None] = lambda _: None,
+) -> list[Verified]:
+    """Check `tables`, one by one, with `done` called after each; without a `dsn`, PostgreSQL is not asked.
 
     Raises:
         IngestionError: the lake or PostgreSQL cannot be used.
     """
     recorded = audit.read(lake.storage)
-    with _source(dsn, tables) as connection:
-        for table in tables:
-            verified = Verified(table)
-            progress(table.name)
-            files = _check_files(lake, verified)
-            watermark = _check_audit(lake, verified, files, recorded)
-            if table.kind in KEYED:
-                source = connection if table.kind == "postgres" else None
-                _check_records(lake, verified, list(files), watermark, source)
-            yield verified
+    found: list[Verified] = []
 
+    def check(table: TableConfig, connection: postgres.Snapshot | None) -> None:
+        verified = Verified(table)
+        files = _check_files(lake, verified)
+        watermark = _check_audit(lake, verified, files, recorded)
+        if table.kind in KEYED:
+            source = connection if table.kind == "postgres" else None
+            _check_records(lake, verified, list(files), watermark, source)
+        found.append(verified)
+        done(verified)
 
-@contextmanager
-def _source(dsn: str | None, tables: list[TableConfig]) -> Iterator[Any]:
     if dsn is None or not any(t.kind == "postgres" for t in tables):
-        yield None
+        for table in tables:
+            check(table, None)
     else:
-        with postgres.connect(dsn) as connection:
-            yield connection
+        postgres.each(dsn, tables, check)
+    return found
 
 
 # ---------------------------------------------------------------- files
@@ -234,19 +233,23 @@ def _check_records(
     verified: Verified,
     batches: list[PurePosixPath],
     watermark: datetime | None,
-    connection: Any,
+    connection: postgres.Snapshot | None,
 ) -> None:
     """Compare the versions of every record with each other, and the newest with the source."""
     table = verified.table
     columns = postgres.describe(connection, table) if connection else []
-    source_schema = pa.schema([(c.name, c.lake_type) for c in columns]) if columns else None
+    if columns and verified.batches == 0:
+        verified.add("missing", table.name, "has never been landed")
+        return
+    source_schema = postgres.lake_schema(columns) if columns else None
     with _Versions(lake, verified, batches, source_schema) as versions:
         versions.check_doubles()
         if connection is None:
             return
-        with closing(postgres.read(connection, table, columns, None)) as blocks:
-            for rows in blocks:
+        with closing(postgres.read(connection, table, columns, "true")) as blocks:
+            for rows, unfit in blocks:  # what the lake cannot hold is among the dead letters
                 versions.add_source(rows, watermark)
+                verified.source_rows += unfit
         # Where they cannot be read, that is a finding already.
         letters: list[DeadLetter] = []
         with suppress(IngestionError):
@@ -309,7 +312,7 @@ class _Versions:
     def _value(self, name: str, there: list[str]) -> str:
         """A column in its present type; null where the file lacks it, or holds what has no such form."""
         kind = self._types[name]
-        return f"try_cast({_quoted(name)} as {kind})" if name in there else f"cast(null as {kind})"
+        return f"try_cast({postgres.quoted(name)} as {kind})" if name in there else f"cast(null as {kind})"
 
     def _key(self, there: list[str]) -> str:
         parts = ", ".join(f"cast({self._value(k, there)} as varchar)" for k in self._table.key)
@@ -330,10 +333,12 @@ class _Versions:
     def add_source(self, rows: pa.Table, watermark: datetime | None) -> None:
         """Add rows of the source; `watermark` tells those that no run can have seen yet."""
         self._verified.source_rows = (self._verified.source_rows or 0) + rows.num_rows
-        is_newer = pa.repeat(pa.scalar(watermark is None), rows.num_rows)
-        if watermark and self._table.cursor:
+        is_newer = pa.repeat(pa.scalar(False), rows.num_rows)
+        if self._table.cursor:
             cursor = pc.cast(rows[self._table.cursor], TIMESTAMP)
-            is_newer = pc.fill_null(pc.greater(cursor, pa.scalar(watermark, TIMESTAMP)), False)
+            reached = pa.scalar(watermark, TIMESTAMP)
+            is_newer = pc.is_valid(cursor) if watermark is None else pc.greater(cursor, reached)
+            is_newer = pc.fill_null(is_newer, False)
         there = rows.column_names
         self._with_block(
             rows.append_column("_is_newer", is_newer),
@@ -438,11 +443,6 @@ def _comparable(rows: pa.Table) -> pa.Table:
     return rows.cast(pa.schema(fields))
 
 
-def _quoted(name: str) -> str:
-    """A name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
 def _name(table: TableConfig, key: str) -> str:
     """A key as it may be shown."""
     pii = table.options.get("pii", False)
@@ -465,12 +465,12 @@ def report(
         IngestionError: the lake or PostgreSQL cannot be used.
     """
     lines = _lines_for_people if for_people else _lines_of_json
-    is_well = True
-    for verified in verify(lake, tables, dsn):
-        is_well = is_well and not verified.findings
+
+    def say(verified: Verified) -> None:
         for line in lines(verified):
             write(line)
-    return is_well
+
+    return not any(verified.findings for verified in verify(lake, tables, dsn, done=say))
 
 
 def _lines_for_people(verified: Verified) -> Iterator[str]:

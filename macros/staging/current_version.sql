@@ -92,24 +92,42 @@
 
 
 {#
+    Condition on rows of staging: landed since the last day that the model's own table holds, which is read again;
+    all of them in a full build.
+#}
+{% macro changed_since_last_build() -%}
+    {%- if is_incremental() -%}
+    _extract_date >= (
+            select coalesce(max(built._extract_date), cast('1900-01-01' as date)) from {{ this }} as built
+        )
+    {%- else -%} true
+    {%- endif -%}
+{%- endmacro %}
+
+
+{# Of each record that has a version in quarantine, the latest batch that brought one. #}
+{% macro newest_quarantined() -%}
+    {%- set key = unique_key_columns() -%}
+    select
+        {%- for column in key %}
+        {{ column }},
+        {%- endfor %}
+        max(_batch_id) as last_batch_id
+    from quarantined
+    group by {% for column in key %}{{ loop.index }}{{ ', ' if not loop.last }}{% endfor %}
+{%- endmacro %}
+
+
+{#
     What a build merges: the rows of the CTE `renamed` that are ahead of the row already built with the same key,
     and built rows that have got a newer version in quarantine since. `ahead_by` says what makes a row ahead, most
     important first: (column, '>' or '<') pairs.
 #}
 {% macro ahead_of_built(ahead_by) -%}
-    {%- set key = config.get('unique_key') -%}
-    {%- set key = [key] if key is string else key -%}
-    {%- set newest_bad -%}
-    left join (
-        select
-            {{ key | join(', ') }},
-            max(_batch_id) as last_batch_id
-        from quarantined
-        group by {% for column in key %}{{ loop.index }}{{ ', ' if not loop.last }}{% endfor %}
-    ) as newest_bad
-    {%- endset -%}
+    {%- set key = unique_key_columns() -%}
     {%- set flag = 'has_quarantined_version' -%}
-    {%- set columns = ['*'] -%}
+    {#- a linter has to see names -#}
+    {%- set columns = ['*'] if execute else key -%}
     {%- if execute and is_incremental() -%}
         {%- set columns = adapter.get_columns_in_relation(this) | map(attribute='name') | reject('equalto', flag) | list -%}
     {%- endif -%}
@@ -117,13 +135,11 @@
         {%- for column in columns %}
         renamed.{{ column }},
         {%- endfor %}
-        coalesce(newest_bad.last_batch_id > renamed._batch_id, false) as {{ flag }}
+        coalesce(newest_quarantined.last_batch_id > renamed._batch_id, false) as {{ flag }}
     from renamed
-    {{ newest_bad }}
-        on {{ same_key('renamed', 'newest_bad', key) }}
+    left join newest_quarantined on {{ same_key('renamed', 'newest_quarantined', key) }}
     {%- if is_incremental() %}
-    left join {{ this }} as built
-        on {{ same_key('renamed', 'built', key) }}
+    left join {{ this }} as built on {{ same_key('renamed', 'built', key) }}
     where
         built.{{ key[0] }} is null
         or {{ is_ahead(ahead_by) }}
@@ -134,17 +150,23 @@
         {%- endfor %}
         true as {{ flag }}
     from {{ this }} as built
-    {{ newest_bad | replace('left join', 'inner join', 1) }}
-        on {{ same_key('built', 'newest_bad', key) }}
+    inner join newest_quarantined on {{ same_key('built', 'newest_quarantined', key) }}
     left join renamed
         on
             {{ same_key('renamed', 'built', key) }}
             and ({{ is_ahead(ahead_by) }})
     where
-        newest_bad.last_batch_id > built._batch_id
+        newest_quarantined.last_batch_id > built._batch_id
         and not built.{{ flag }}
         and renamed.{{ key[0] }} is null
     {%- endif -%}
+{%- endmacro %}
+
+
+{# The columns of the model's unique_key, as a list. #}
+{% macro unique_key_columns() -%}
+    {%- set key = config.get('unique_key') -%}
+    {{ return([key] if key is string else key) }}
 {%- endmacro %}
 
 

@@ -38,7 +38,7 @@ class QueryCancelled(Exception):
 
 def semantic_error(code: int, text: str) -> QueryFailed:
     """A failure in the words of Hive's analyser, which Athena's DDL has."""
-    return QueryFailed(f"FAILED: SemanticException [Error {code}]: {text}", type=1003)
+    return QueryFailed(f"FAILED: SemanticException [Error {code}]: {text}")
 
 
 def table_not_found(database: str, table: str) -> QueryFailed:

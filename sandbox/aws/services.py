@@ -10,6 +10,7 @@ from werkzeug.serving import make_server
 
 from .athena.api import LocalAthena
 from .athena.engine import Engine
+from .corrections import s3
 from .corrections.glue import CorrectedGlue
 from .corrections.lakeformation import CorrectedLakeFormation
 
@@ -33,6 +34,7 @@ def serve(port: int, region: str, concurrency: int) -> tuple[int, Engine]:
     moto.glue.urls.url_paths = {"{0}/$": CorrectedGlue.dispatch}
     corrected = CorrectedLakeFormation()
     moto.lakeformation.urls.url_paths = dict.fromkeys(moto.lakeformation.urls.url_paths, corrected.dispatch)
+    s3.install()
     application = DomainDispatcherApplication(create_backend_app)
     server = make_server("127.0.0.1", port, application, threaded=True, request_handler=_Handler)
     threading.Thread(target=server.serve_forever, daemon=True, name="moto").start()

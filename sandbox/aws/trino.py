@@ -88,7 +88,6 @@ class EngineError(Exception):
     name: str
     message: str
     type: str = "INTERNAL_ERROR"
-    line: int | None = None
 
     def __str__(self) -> str:
         return f"{self.name}: {self.message}"
@@ -189,7 +188,7 @@ class Trino:
                 env={k: v for k, v in os.environ.items() if k not in ("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS")},
             )
 
-    def wait(self, patience: float = 180, alive: Callable[[], None] = lambda: None) -> None:
+    def wait(self, patience: float = 600, alive: Callable[[], None] = lambda: None) -> None:
         """Waits until a real query works: `/v1/info` says so a second too early.
 
         Args:
@@ -272,12 +271,7 @@ class Trino:
                     on_rows(result)
                     result.rows = []
                 if error := answer.get("error"):
-                    raise EngineError(
-                        error["errorName"],
-                        error.get("message", ""),
-                        error["errorType"],
-                        (error.get("errorLocation") or {}).get("lineNumber"),
-                    )
+                    raise EngineError(error["errorName"], error.get("message", ""), error["errorType"])
                 next_uri = answer.get("nextUri")
                 if next_uri is None:
                     return result

@@ -16,36 +16,30 @@ with
 landed as (
 
     select
-        {%- for column, normalise in key.items() %}
-        {{ normalised(column, normalise) }} as {{ column }},
-        {%- endfor %}
+        {{ normalised_key(key) }},
         {{ version | join(', ') }}
     from {{ landed }}
-    where
-        extract_date <= '{{ as_of_day() }}'
-        {%- if not var('whole_history') %}
-        and extract_date >= '{{ as_of_day() }}'
-        {%- endif %}
+    where {{ is_day_under_test('extract_date') }}
 
 ),
 
 quarantined as (
 
     select
-        {{ key.keys() | join(', ') }},
+        {{ key | join(', ') }},
         {{ version | join(', ') }},
         count(*) as times
     from {{ model }}
-    group by {{ key.keys() | join(', ') }}, {{ version | join(', ') }}
+    group by {{ key | join(', ') }}, {{ version | join(', ') }}
 
 ),
 
 staged as (
 
     select
-        {{ key.keys() | join(', ') }},
+        {{ key | join(', ') }},
         {{ version | join(', ') }},
-        _extract_date
+        cast(_extract_date as varchar) as extract_date
     from {{ staged }}
 
 ),
@@ -57,14 +51,12 @@ fates as (
         case
             when staged.{{ version[0] }} is null then 'none'
             when {{ same_key('staged', 'landed', version) }} then 'current'
-            {%- if version == ['_batch_id'] %}
-            when staged._batch_id < landed._batch_id then 'none'
-            {%- endif %}
-            else 'superseded'
+            when {{ is_superseded('staged', 'landed', version) }} then 'superseded'
+            else 'none'
         end as staged_fate,
         coalesce(quarantined.times, 0) as times_quarantined
     from landed
-    left join staged on {{ same_key('landed', 'staged', key.keys() | list) }}
+    left join staged on {{ same_key('landed', 'staged', key) }}
     left join quarantined on {{ same_key('landed', 'quarantined', key.keys() | list + version) }}
 
 ),
@@ -76,16 +68,12 @@ invented as (
     left join landed on {{ same_key('staged', 'landed', key.keys() | list + version) }}
     where
         landed.{{ version[0] }} is null
-        {%- if not var('whole_history') %}
-        and staged._extract_date >= {{ as_of_date() }}
-        {%- endif %}
+        and {{ is_day_under_test('staged.extract_date') }}
 
 )
 
 select
-    {% for column in key -%}
-    cast({{ column }} as varchar){{ " || '/' || " if not loop.last }}
-    {%- endfor %} as record_key,
+    {{ key_as_text(key) }} as record_key,
     staged_fate,
     times_quarantined
 from fates
@@ -95,9 +83,7 @@ where not (
 )
 union all
 select
-    {% for column in key -%}
-    cast({{ column }} as varchar){{ " || '/' || " if not loop.last }}
-    {%- endfor %} as record_key,
+    {{ key_as_text(key) }} as record_key,
     'never landed' as staged_fate,
     0 as times_quarantined
 from invented

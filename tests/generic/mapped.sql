@@ -13,6 +13,12 @@
 
 with
 
+rows_built as (
+
+    select * from {{ model }}
+
+),
+
 built as (
 
     {% if in_list -%}
@@ -20,7 +26,7 @@ built as (
         source_item.source_value,
         mapped_item.mapped_value,
         count(*) as occurrences
-    from {{ model }} as rows_built
+    from rows_built
     cross join unnest(rows_built.{{ source_column }}) with ordinality as source_item (source_value, n)
     cross join unnest(rows_built.{{ column_name }}) with ordinality as mapped_item (mapped_value, m)
     where source_item.n = mapped_item.m
@@ -29,7 +35,7 @@ built as (
         {{ source_column }} as source_value,
         {{ column_name }} as mapped_value,
         count(*) as occurrences
-    from {{ model }}
+    from rows_built
     {%- endif %}
     group by 1, 2
 

@@ -27,6 +27,7 @@ from ingestion.config import load_sources, select_tables
 from ingestion.lake import LANDING_FIELDS
 from offline_packages import install
 from sandbox.worlds.base import SCHEMAS
+from sandbox.worlds.dirt import with_check_digits
 
 (EVENTS_TABLE,) = select_tables(load_sources(), ["app_log.events"])
 EVENTS_SCHEMA = files.schema(EVENTS_TABLE, None)
@@ -170,7 +171,8 @@ def test_every_model_has_a_primary_key_test(manifest: dict[str, Any]) -> None:
     tested = {
         test["attached_node"]
         for test in ours(manifest, "test")
-        if test.get("test_metadata", {}).get("name") in ("unique", "unique_combination_of_columns")
+        if test.get("test_metadata", {}).get("name")
+        in ("unique", "unique_combination_of_columns", "every_landed_row_has_one_fate")
     }
     nodes = {node["unique_id"] for node in ours(manifest, "model", "snapshot", "seed")}
     assert nodes - tested == set()
@@ -293,7 +295,7 @@ RAW[("app", "risk_evaluations")] = pa.schema(
     ]
 )
 
-STAGING = ("--select", "path:models/staging", "path:seeds", "source:*")
+STAGING = ("--select", "path:models/quarantine", "path:models/staging", "path:seeds", "source:*")
 ONLY_THESE = ("--indirect-selection", "cautious")  # no test that also needs a mart
 
 CUSTOMER = {
@@ -307,7 +309,7 @@ CUSTOMER = {
     "created_at": at("2025-01-01T10:00:00"),
     "updated_at": at("2025-01-01T10:00:00.1234"),
 }
-ABROAD = CUSTOMER | {"customer_id": 2, "cpf": "00000000002", "state": "South Bohemia "}
+ABROAD = CUSTOMER | {"customer_id": 2, "cpf": with_check_digits("000000002"), "state": "South Bohemia "}
 ORDER = {
     "order_id": "o1",
     "customer_id": 1,
@@ -367,7 +369,7 @@ FIRST_DAY = {
     "app.customers": [
         CUSTOMER,
         ABROAD,
-        CUSTOMER | {"customer_id": 3, "cpf": "00000000003"},
+        CUSTOMER | {"customer_id": 3, "cpf": with_check_digits("000000003")},
     ],
     "app.credit_orders": [ORDER, ORDER | {"order_id": "o2", "product": "moon_loan"}],
     "app.risk_evaluations": [
@@ -386,7 +388,7 @@ SECOND_DAY = {
         CUSTOMER
         | {
             "customer_id": 3,
-            "cpf": "00000000003",
+            "cpf": with_check_digits("000000003"),
             "full_name": "Eva Prado",
             "updated_at": at("2024-12-31T10:00:00.1236"),
         },
@@ -452,8 +454,24 @@ def test_a_region_that_is_no_state_code_stays_as_it_is(staging: Project) -> None
 
 
 def test_a_deletion_is_a_column(staging: Project) -> None:
-    rows = staging.query("select order_id, _source_deleted from staging.stg_app__credit_orders order by 1")
-    assert rows == [("o1", True), ("o2", False)]
+    rows = staging.query("select order_id, deleted_at from staging.stg_app__credit_orders order by 1")
+    # the end of the day that found it gone: midnight in São Paulo
+    assert rows == [("o1", datetime(2025, 1, 4, 3)), ("o2", None)]
+
+
+def test_a_lost_parent_is_found(staging: Project) -> None:
+    damaged = staging.folder / "no_parent.duckdb"
+    shutil.copyfile(staging.folder / "warehouse.duckdb", damaged)
+    with duckdb.connect(str(damaged)) as connection:
+        connection.execute("update staging.stg_app__credit_orders set customer_id = 99")
+    done = staging.try_dbt("test", "--select", "assert_no_parent_is_unknown", WAREHOUSE=str(damaged))
+    assert "Got 1 result" in done.stdout
+
+
+def test_staging_without_its_quarantine_is_refused(staging: Project) -> None:
+    done = staging.try_dbt("run", "--select", "stg_app__customers")
+    assert done.returncode != 0
+    assert "`dbt build --select quarantine staging`" in done.stdout
 
 
 def test_an_event_is_the_line_received_first(staging: Project) -> None:
@@ -498,12 +516,11 @@ def test_a_day_that_is_no_day_is_refused(tmp_path: Path) -> None:
 
 
 DAMAGE = {
-    "holds_every_landed_record": "delete from staging.stg_app__customers where customer_id = 3",
+    "every_landed_row_has_one_fate": "delete from staging.stg_app__customers where customer_id = 3",
     "never_null": "update staging.stg_app__customers set email = null where customer_id = 1",
     "unique": "update staging.stg_app__customers set customer_id = 1",
     "accepted_range": "update staging.stg_app__credit_orders set requested_amount = -1",
     "accepted_values": "update staging.stg_app__credit_orders set status = 'moon'",
-    "relationships": "update staging.stg_app__credit_orders set customer_id = 99",
     "unique_combination_of_columns": "insert into staging.stg_central_bank__fx_rates"
     " from staging.stg_central_bank__fx_rates limit 1",
     "expect_column_value_lengths_to_equal": "update staging.stg_app__customers set cpf = '1' where customer_id = 1",

@@ -18,7 +18,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestion import files
@@ -28,6 +28,7 @@ from ingestion.lake import BatchWriter, Lake
 from ingestion.lines import CsvParser, CsvSplitter, JsonParser, Layout, LineSplitter
 from ingestion.run import Run
 from ingestion.settings import Settings
+from tests.soak import files as soak
 
 COLUMNS = {
     "id": {"type": "text", "required": True},
@@ -230,6 +231,7 @@ def lines(draw: st.DrawFn) -> bytes:
     return draw(st.sampled_from([text, text, text, text, text[:-1], text + text, f" {text}\r", ""])).encode()
 
 
+@settings(deadline=None)
 @given(st.lists(lines(), max_size=6), st.booleans())
 def test_a_block_gives_what_its_lines_give_one_by_one(block: list[bytes], learned: bool) -> None:
     layout = Layout.of(table())
@@ -364,6 +366,7 @@ def test_a_time_that_its_zone_skipped_is_refused() -> None:
     assert bad == {2: "at is no timestamptz"}
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.lists(st.text('a;"\n\r é', max_size=6), min_size=3, max_size=3), max_size=6),
     st.integers(1, 9),
@@ -446,8 +449,8 @@ def test_a_file_that_changed_a_moment_ago_is_looked_at_again(
 def test_what_was_seen_is_read_from_few_manifests(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "WHOLE_EVERY", 4)
     read = []
-    read_manifest = files.read_manifest
-    monkeypatch.setattr(files, "read_manifest", lambda *a: read.append(a) or read_manifest(*a))
+    manifest = Lake.manifest
+    monkeypatch.setattr(Lake, "manifest", lambda *a: read.append(a) or manifest(*a))
     for day in range(1, 16):
         place.day = date(2026, 1, day)
         place.put(f"{day}.jsonl", jsonl(record(day)))
@@ -749,3 +752,65 @@ def test_csv_is_replayed_with_its_header(place: Place) -> None:
     place.put("a.csv", f"amount;id;at\r\n1,5;a;{AT}\r\n2,5;b;{AT}\r\n3;c;\r\n".encode())
     assert place.land().rows == 1
     assert place.letters().keys() == {"c.csv:1-"}
+
+
+# ---------------------------------------------------------------- the exact fate of every line
+
+
+def test_the_fate_of_every_line_of_a_thousand_files_of_which_fifty_are_broken(tmp_path: Path) -> None:
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    made = soak.make_files(1000, 50, seed)
+    soak.drop(made, tmp_path / "drop")
+    lake, things = Lake.open(str(tmp_path / "lake"), "synthetic"), soak.table(tmp_path / "drop")
+    out = soak.batch(lake, things, soak.DAY, lambda run, out: files.extract(things, run, out))
+    rows, letters = soak.expected(made)
+    assert len(letters) == 5 * (4 + 6 * 3)
+    assert soak.landed(lake) == rows
+    assert soak.letters(lake) == letters
+    assert (out.extracted, out.rows, out.rejected) == (
+        rows.total() + len(letters),
+        rows.total(),
+        len(letters),
+    )
+    # The files come once more, whole: every line is there, once.
+    soak.drop(made, tmp_path / "drop", mended=True)
+    soak.batch(lake, things, soak.DAY, lambda run, out: files.extract(things, run, out))
+    assert (soak.landed(lake), soak.letters(lake)) == soak.expected(made, mended=True)
+
+
+def test_kill_9_at_random_moments_of_file_runs(tmp_path: Path) -> None:
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    done = soak.campaign(8, 40, seed, tmp_path)
+    assert sum(done.values()) == 8
+
+
+def test_personal_data_is_in_payloads_of_dead_letters_only(
+    place: Place, capfd: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    secrets = ("123.456.789-09", "12345678909", "ana@example.com")
+    caplog.set_level("DEBUG")
+    lines = [
+        {"cpf": "123.456.789-09", "email": "ana@example.com", "at": AT},
+        record(1, at="ana@example.com"), record(2, n="12345678909"), record(3, amount="123.456.789-09"),
+        {"123.456.789-09": 1, "ana@example.com": 2, "at": AT}, b'{"cpf": "12345678909", "cpf": "x"}',
+        b"12345678909 ana@example.com", record(4, doc=1) | {"email": "\ud800"}, "cpf 12345678909 \u00e9".encode("latin-1"),
+        record(5, id="ana@example.com" * 200),
+    ]  # fmt: skip
+    place.declare(max_line_bytes=1000)
+    packed = gzip.compress(jsonl(*(json.dumps(x).encode() if isinstance(x, dict) else x for x in lines)))
+    place.put("a.jsonl.gz", packed)
+    place.put("b.jsonl.gz", packed[:-9])
+    place.land()
+    place.replay()
+    place.declare(format="csv")
+    place.put("c.csv", b"12345678909,ana@example.com\n1,2\n")
+    place.land()
+    letters = place.lake.dead_letters("drop", "things")
+    assert len(letters) > 10
+    assert any(s in x.payload for x in letters for s in secrets)
+    manifests = json.dumps(place.lake.manifests("drop", "things"))
+    shown = "".join(capfd.readouterr()) + caplog.text + manifests
+    shown += "".join(x.origin + x.reason + x.dead_letter_id for x in letters)
+    assert [s for s in secrets if s in shown] == []

@@ -1,7 +1,8 @@
 """The lake by itself: what a batch and its dead letters promise, without a source."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -191,6 +192,49 @@ def test_a_lake_reads_back_what_was_landed(lake: Lake) -> None:
     assert Lake.open(lake.root, "synthetic").next_batch_id() == "00000003"
     with pytest.raises(IngestionError, match="belongs to the world synthetic, not berka"):
         Lake.open(lake.root, "berka")
+
+
+def test_a_run_that_holds_the_lock_knows_what_it_has_committed(lake: Lake) -> None:
+    def land_one(table: str, batch_id: str) -> None:
+        with lake.begin(
+            TableConfig("app", table, "x", ("id",), "at"), THINGS_SCHEMA, batch_id, date(2026, 1, 1)
+        ) as out:
+            out.extracted += 1
+            out.write(things(int(batch_id)))
+
+    with lake.lock():
+        for table, batch_id in (("things", "00000001"), ("others", "00000001"), ("things", "00000002")):
+            land_one(table, batch_id)
+            assert lake.batches("app", table)[-1].stem == batch_id
+        # one whose publishing failed may be there or not: then the lake itself is asked
+        with pytest.raises(RuntimeError), lost_answers(lake):
+            land_one("things", "00000003")
+        assert [b.stem for b in lake.batches("app", "things")] == ["00000001", "00000002", "00000003"]
+        assert lake.next_batch_id() == "00000004"
+        held = lake.all_batches()
+    assert lake.all_batches() == held
+    assert len(held) == 4
+
+
+@contextmanager
+def lost_answers(lake: Lake) -> Iterator[None]:
+    """Publishing succeeds, and its answer is lost."""
+    create = lake.storage.create
+
+    def lose(*arguments: object, **options: object) -> object:
+        upload = create(*arguments, **options)
+        publish = upload.publish
+
+        def publish_and_lose() -> None:
+            publish()
+            raise RuntimeError("the answer was lost")
+
+        upload.publish = publish_and_lose
+        return upload
+
+    lake.storage.create = lose
+    yield
+    lake.storage.create = create
 
 
 def test_a_place_with_something_else_in_it_is_refused(bucket: str) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import threading
 import time
 
 import pytest
@@ -350,7 +351,7 @@ def test_concurrent_iceberg_writers_lose_nothing(client: Client) -> None:
     client.run(
         "create table counted (writer int, n int) location 's3://data/counted/' tblproperties ('table_type' = 'ICEBERG')"
     )
-    running = [client.start(f"insert into counted values ({w}, {n})") for n in range(3) for w in range(8)]
+    running = [client.start(f"insert into counted values ({w}, {n})") for n in range(2) for w in range(8)]
     ends = [client.wait(name) for name in running]
     done = sum(end["Status"]["State"] == "SUCCEEDED" for end in ends)
     failed = {end["Status"]["AthenaError"]["ErrorType"] for end in ends if end["Status"]["State"] == "FAILED"}
@@ -389,6 +390,29 @@ def test_a_described_view_stays_a_view(client: Client) -> None:
     definition["Parameters"] = {**definition["Parameters"], "comment": "what dbt writes"}
     client.glue.update_table(DatabaseName="conformance", TableInput=definition)
     assert client.run("select * from shown").rows == [["1", "a"]]
+
+
+def test_listing_goes_on_while_objects_are_deleted(local_aws: LocalAws, client: Client) -> None:
+    changing = local_aws.client("s3")
+    over = threading.Event()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            changing.put_object(Bucket="data", Key="come/and/go", Body=b"")
+            changing.delete_object(Bucket="data", Key="come/and/go")
+
+    for number in range(100):
+        client.s3.put_object(Bucket="data", Key=f"come/{number}", Body=b"")
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(10):
+            answer = client.s3.list_objects_v2(Bucket="data", Prefix="come/")
+            assert answer["ResponseMetadata"]["RetryAttempts"] == 0
+            assert answer["KeyCount"] >= 100
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_lake_formation_tags_add_up(local_aws: LocalAws) -> None:

@@ -138,13 +138,17 @@ def rebuild(pipeline: Pipeline, name: str, **settings: str) -> Path:
 
 def test_two_increments_equal_one_full_build(two_days: TwoDays) -> None:
     again = rebuild(two_days.pipeline, "in_full")
-    compared = compare_warehouses(two_days.day2.warehouse, again, ("staging", "intermediate", "marts"))
+    compared = compare_warehouses(
+        two_days.day2.warehouse, again, ("staging", "quarantine", "intermediate", "marts")
+    )
     assert {name: counts for name, counts in compared.items() if counts != (0, 0)} == {}
 
 
 def test_a_build_as_of_the_first_day_gives_the_first_day(synthetic: TwoDays) -> None:
     again = rebuild(synthetic.pipeline, "as_of_first", AS_OF_DATE=two_days_dates(synthetic)[0])
-    compared = compare_warehouses(synthetic.day1.warehouse, again, ("staging", "intermediate", "marts"))
+    compared = compare_warehouses(
+        synthetic.day1.warehouse, again, ("staging", "quarantine", "intermediate", "marts")
+    )
     assert {name: counts for name, counts in compared.items() if counts != (0, 0)} == {}
 
 
@@ -153,7 +157,7 @@ def test_building_twice_changes_nothing(synthetic: TwoDays) -> None:
     compared = compare_warehouses(
         synthetic.day2.warehouse,
         synthetic.pipeline.warehouse,
-        ("staging", "intermediate", "marts", "snapshots"),
+        ("staging", "quarantine", "intermediate", "marts", "snapshots"),
     )
     assert {name: counts for name, counts in compared.items() if counts != (0, 0)} == {}
 
@@ -172,7 +176,9 @@ def test_snapshots_keep_the_versions_of_both_days(synthetic: TwoDays) -> None:
 
 def test_a_second_build_of_an_older_day_is_refused(synthetic: TwoDays) -> None:
     pipeline: Pipeline = synthetic.pipeline
-    done = pipeline.try_run(str(DBT), "build", "--select", "staging", AS_OF_DATE=two_days_dates(synthetic)[0])
+    done = pipeline.try_run(
+        str(DBT), "build", "--select", "quarantine", "staging", AS_OF_DATE=two_days_dates(synthetic)[0]
+    )
     assert done.returncode != 0
     assert "--full-refresh" in done.stdout
 

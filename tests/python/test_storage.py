@@ -50,7 +50,7 @@ def run(s3: object, bucket: str) -> Iterator[Callable[[str], subprocess.Popen]]:
             "import sys; from ingestion.storage import open_storage\n"
             f"s = open_storage('{bucket}/lake')\n"
             "with s.lock():\n"
-            f"    upload = s.create('{NAME}'); upload.write(b'theirs')\n"
+            f"    upload = s.create('{NAME}'); upload.write(b'theirs'); upload._send()\n"
             "    print('holds', flush=True); sys.stdin.readline()\n"
             f"    {act or 'upload.publish()'}\n"
         )
@@ -227,11 +227,12 @@ def test_a_lease_is_renewed_while_its_run_works(s3: Callable, run: Callable) -> 
     ("act", "says"),
     [
         ("upload.publish()", "lost its hold of the lake"),
+        ("upload.write(b'more'); upload._send()", "lost its hold of the lake"),
         # The clock is not all there is: also a run that does not look at it cannot publish any more.
         ("s.lease.check = lambda: None; upload.publish()", "cannot be used"),
         (f"s.create('{NAME}')", "lost its hold of the lake"),
     ],
-    ids=["publish", "publish without looking", "begin"],
+    ids=["publish", "send", "publish without looking", "begin"],
 )
 def test_a_run_that_lost_its_lease_cannot_publish(s3: Callable, run: Callable, act: str, says: str) -> None:
     # GIVEN a run that stands still, and another that takes over, lands and ends

@@ -171,10 +171,10 @@ def test_a_row_that_was_tampered_with_is_named(
     assert kinds == {p for p, _ in files} | without_source
 
 
-def test_an_older_version_that_comes_back_is_named(database: psycopg.Connection, settings: Settings) -> None:
-    lake = two_days(settings, database)
+def test_an_older_version_that_comes_back_is_named(database: psycopg.Connection, local: Settings) -> None:
+    lake = two_days(local, database)
     rewrite(lake, 1, delete, forged=True)
-    assert findings(check(settings, lake)) == {("differs", "id=7, part=p1")}
+    assert findings(check(local, lake)) == {("differs", "id=7, part=p1")}
 
 
 def test_a_version_that_landed_again_is_named(database: psycopg.Connection, local: Settings) -> None:

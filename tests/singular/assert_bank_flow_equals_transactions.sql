@@ -4,7 +4,9 @@ with
 
 bank_transactions as (
 
-    select * from {{ ref('stg_app__bank_transactions') }} where deleted_at is null
+    select *
+    from {{ ref('stg_app__bank_transactions') }}
+    where deleted_at is null
 
 ),
 
@@ -25,15 +27,15 @@ customer_monthly_bank_flow as (
 source_transactions as (
 
     select
-        currency,
+        bank_transactions.currency,
         count(*) as transactions,
-        sum(case when amount > 0 then amount else 0 end) as inflow,
-        sum(case when amount < 0 then -amount else 0 end) as outflow
+        sum(case when bank_transactions.amount > 0 then bank_transactions.amount else 0 end) as inflow,
+        sum(case when bank_transactions.amount < 0 then -bank_transactions.amount else 0 end) as outflow
     from bank_transactions
     left join children on cast(bank_transactions.transaction_id as varchar) = children.child_key
     where
         children.child_key is null
-        and {{ business_date('booked_at') }} <= {{ as_of_date() }}
+        and {{ business_date('bank_transactions.booked_at') }} <= {{ as_of_date() }}
     group by 1
 
 ),

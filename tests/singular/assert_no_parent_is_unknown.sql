@@ -1,6 +1,10 @@
 -- A reference that the source enforces leads to a record that was landed, be it in quarantine or deleted since.
 
-select *
+select
+    child_table,
+    child_key,
+    parent_table,
+    parent_key
 from {{ ref('quarantine_children') }}
 where
     is_enforced

@@ -4,13 +4,17 @@ with
 
 loan_payments as (
 
-    select * from {{ ref('stg_app__loan_payments') }} where deleted_at is null
+    select *
+    from {{ ref('stg_app__loan_payments') }}
+    where deleted_at is null
 
 ),
 
 credit_orders as (
 
-    select * from {{ ref('stg_app__credit_orders') }} where deleted_at is null
+    select *
+    from {{ ref('stg_app__credit_orders') }}
+    where deleted_at is null
 
 ),
 

@@ -91,12 +91,17 @@ class Result:
 
 
 def campaign(
-    place: str, seed: int, kills: int, sabotage: str | None = None, say: Callable[[str], None] = print
+    place: str,
+    seed: int,
+    kills: int,
+    sabotage: str | None = None,
+    minutes: float = float("inf"),
+    say: Callable[[str], None] = print,
 ) -> Result:
     """Kill `kills` runs into a lake on `place` (`folder` or `s3`), verifying after each.
 
     Phases that no kill has hit by then are aimed at by some kills more. It ends at the first violation,
-    which the result holds.
+    which the result holds, or after so many `minutes`.
     """
     result = Result(place, seed)
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
@@ -106,7 +111,8 @@ def campaign(
             _Source(folder) as source,
             _Reader(folder, result) as reader,
         ):
-            _Campaign(result, folder, where, source, reader, kills, sabotage, say).run()
+            ends_at = time.monotonic() + 60 * minutes
+            _Campaign(result, folder, where, source, reader, kills, ends_at, sabotage, say).run()
     except Violation as violation:
         result.violation = str(violation)
     finally:
@@ -123,6 +129,7 @@ class _Campaign:
         source: "_Source",
         reader: "_Reader",
         kills: int,
+        ends_at: float,
         sabotage: str | None,
         say: Callable[[str], None],
     ) -> None:
@@ -132,6 +139,7 @@ class _Campaign:
         self._source = source
         self._reader = reader
         self._kills = kills
+        self._ends_at = ends_at
         self._sabotage = sabotage
         self._say = say
         self._random = random.Random(f"{result.place} {result.seed}")
@@ -144,7 +152,7 @@ class _Campaign:
         moments = PHASES[self._result.place]
         for number in range(3 * self._kills):
             missed = self._result.missed if number >= self._kills else []
-            if number >= self._kills and not missed:
+            if (number >= self._kills and not missed) or time.monotonic() > self._ends_at:
                 return
             moment = moments[missed[0]] if missed else self._random.choice(["time", *moments.values()])
             is_full = number % RUNS_PER_LAKE == 0 or bool(missed)
@@ -165,6 +173,7 @@ class _Campaign:
             self._verify()
             self._reader.check()
             self._say(f"{self._result.place:<7}{number + 1:>4}  {kind:<12} {target:<10} {phase}")
+            sys.stdout.flush()
 
     def _new_lake(self, number: int) -> None:
         former, self._lake = self._lake, victim.open_lake(f"{self._where}/lake-{number}")

@@ -2,13 +2,17 @@ with
 
 scores as (
 
-    select * from {{ ref('stg_bureau__scores') }} where deleted_at is null
+    select *
+    from {{ ref('stg_bureau__scores') }}
+    where deleted_at is null
 
 ),
 
 customers as (
 
-    select * from {{ ref('stg_app__customers') }} where deleted_at is null
+    select *
+    from {{ ref('stg_app__customers') }}
+    where deleted_at is null
 
 ),
 

@@ -8,13 +8,17 @@ credit_orders as (
 
 bank_transactions as (
 
-    select * from {{ ref('stg_app__bank_transactions') }} where deleted_at is null
+    select *
+    from {{ ref('stg_app__bank_transactions') }}
+    where deleted_at is null
 
 ),
 
 bank_accounts as (
 
-    select * from {{ ref('stg_app__bank_accounts') }} where deleted_at is null
+    select *
+    from {{ ref('stg_app__bank_accounts') }}
+    where deleted_at is null
 
 ),
 

@@ -2,7 +2,9 @@ with
 
 consents as (
 
-    select * from {{ ref('stg_app__consents') }} where deleted_at is null
+    select *
+    from {{ ref('stg_app__consents') }}
+    where deleted_at is null
 
 ),
 

@@ -2,7 +2,9 @@ with
 
 credit_orders as (
 
-    select * from {{ ref('stg_app__credit_orders') }} where deleted_at is null
+    select *
+    from {{ ref('stg_app__credit_orders') }}
+    where deleted_at is null
 
 ),
 

@@ -2,7 +2,9 @@ with
 
 risk_evaluations as (
 
-    select * from {{ ref('stg_app__risk_evaluations') }} where deleted_at is null
+    select *
+    from {{ ref('stg_app__risk_evaluations') }}
+    where deleted_at is null
 
 ),
 

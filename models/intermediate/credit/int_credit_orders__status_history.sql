@@ -9,7 +9,9 @@ with
 
 events as (
 
-    select * from {{ ref('stg_app__credit_order_events') }} where deleted_at is null
+    select *
+    from {{ ref('stg_app__credit_order_events') }}
+    where deleted_at is null
 
 ),
 
@@ -18,12 +20,7 @@ touched as (
 
     select distinct order_id
     from events
-    {%- if is_incremental() %}
-    where
-        _extract_date >= (
-            select coalesce(max(built._extract_date), cast('1900-01-01' as date)) from {{ this }} as built
-        )
-    {%- endif %}
+    where {{ changed_since_last_build() }}
 
 ),
 

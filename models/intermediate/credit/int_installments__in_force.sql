@@ -2,7 +2,9 @@ with
 
 installments as (
 
-    select * from {{ ref('stg_app__installments') }} where deleted_at is null
+    select *
+    from {{ ref('stg_app__installments') }}
+    where deleted_at is null
 
 ),
 

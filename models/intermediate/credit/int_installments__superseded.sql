@@ -2,13 +2,17 @@ with
 
 installments as (
 
-    select * from {{ ref('stg_app__installments') }} where deleted_at is null
+    select *
+    from {{ ref('stg_app__installments') }}
+    where deleted_at is null
 
 ),
 
 loan_events as (
 
-    select * from {{ ref('stg_app__loan_events') }} where deleted_at is null
+    select *
+    from {{ ref('stg_app__loan_events') }}
+    where deleted_at is null
 
 ),
 

@@ -2,7 +2,9 @@ with
 
 loan_payments as (
 
-    select * from {{ ref('stg_app__loan_payments') }} where deleted_at is null
+    select *
+    from {{ ref('stg_app__loan_payments') }}
+    where deleted_at is null
 
 ),
 

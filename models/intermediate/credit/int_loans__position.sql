@@ -26,7 +26,9 @@ payments as (
 
 loan_events as (
 
-    select * from {{ ref('stg_app__loan_events') }} where deleted_at is null
+    select *
+    from {{ ref('stg_app__loan_events') }}
+    where deleted_at is null
 
 ),
 

@@ -2,7 +2,9 @@ with
 
 fx_rates as (
 
-    select * from {{ ref('stg_central_bank__fx_rates') }} where deleted_at is null
+    select *
+    from {{ ref('stg_central_bank__fx_rates') }}
+    where deleted_at is null
 
 ),
 

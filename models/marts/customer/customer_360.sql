@@ -5,7 +5,9 @@ with
 
 customers as (
 
-    select * from {{ ref('stg_app__customers') }} where deleted_at is null
+    select *
+    from {{ ref('stg_app__customers') }}
+    where deleted_at is null
 
 ),
 
@@ -29,7 +31,9 @@ bureau_scores as (
 
 events as (
 
-    select * from {{ ref('stg_app_log__events') }} where deleted_at is null
+    select *
+    from {{ ref('stg_app_log__events') }}
+    where deleted_at is null
 
 ),
 

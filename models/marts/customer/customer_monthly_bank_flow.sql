@@ -8,7 +8,9 @@ daily_flows as (
 
 customers as (
 
-    select * from {{ ref('stg_app__customers') }} where deleted_at is null
+    select *
+    from {{ ref('stg_app__customers') }}
+    where deleted_at is null
 
 ),
 

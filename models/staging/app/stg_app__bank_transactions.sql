@@ -59,6 +59,12 @@ renamed as (
 
 ),
 
+newest_quarantined as (
+
+    {{ newest_quarantined() }}
+
+),
+
 final as (
 
     {{ ahead_of_built(ahead_by = [('_batch_id', '>')]) }}

@@ -167,7 +167,7 @@ def matching(names: list[str], pattern: str | None) -> list[str]:
         return []
 
 
-def table_metadata(name: str, definition: TableInput, created: Any = None) -> dict[str, Any]:
+def table_metadata(name: str, definition: TableInput) -> dict[str, Any]:
     """A table as GetTableMetadata has it."""
     storage = definition["StorageDescriptor"]
     serde = storage.get("SerdeInfo") or {}
@@ -186,7 +186,6 @@ def table_metadata(name: str, definition: TableInput, created: Any = None) -> di
         "Columns": [_column(column) for column in storage.get("Columns", [])],
         "PartitionKeys": [_column(column) for column in definition.get("PartitionKeys") or []],
         "Parameters": parameters,
-        **({"CreateTime": created} if created else {}),
     }
 
 

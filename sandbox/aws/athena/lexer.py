@@ -123,7 +123,7 @@ class Lexer:
         else:
             near = "' '".join(self.peek(ahead).text for ahead in range(3))
             text = f"cannot recognize input near '{near}' in {where}"
-        return SyntaxFailure(f"FAILED: ParseException line {line}:{column} {text}", type=1002)
+        return SyntaxFailure(f"FAILED: ParseException line {line}:{column} {text}")
 
     def identifier(self, dialect: Dialect, where: str = "identifier") -> str:
         """A name, in lower case: Athena folds every case."""

@@ -50,11 +50,6 @@ class Storage:
         keys = [key for key in list(self._s3.buckets[bucket].keys) if key.startswith(prefix)]
         return sorted(f"s3://{bucket}/{key}" for key in keys)
 
-    def delete_below(self, location: str) -> None:
-        """Deletes all objects below a location."""
-        for address in self.list(location):
-            self._s3.delete_object(*split_location(address))
-
 
 def split_location(location: str) -> tuple[str, str]:
     """Bucket and key of an `s3://` address.

@@ -229,6 +229,8 @@ class _Handler(BaseHTTPRequestHandler):
         )
         if answer:
             self._send(answer, draw)
+        elif draw.before == "hang":
+            self.server.closing.wait(draw.faults.lasts("hang"))
         milliseconds = (time.perf_counter() - started) * 1000
         self.server.log(f"{self.command} {route} {status or '-'}{note} {milliseconds:.1f}ms")
 
@@ -261,9 +263,7 @@ class _Handler(BaseHTTPRequestHandler):
             return Answer(status, chance.choice([_error(status, "trouble"), b"<html>trouble</html>", b""]))
         if draw.before == "expire":
             return Answer(401, _error(401, "X-Api-Key has expired"))
-        if draw.before == "hang":
-            self.server.closing.wait(draw.faults.lasts("hang"))
-        else:
+        if draw.before == "reset":
             # Closed with a lingering time of none: the other side sees a reset.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()

@@ -213,7 +213,7 @@ def _write(results: dict) -> None:
     for size in results["sizes"]:
         for name, tool in size["tools"].items():
             low, high = tool["ratios"]
-            ratio = "1" if name == "psql" else f"{tool['ratio']:.2f} ({low:.2f}–{high:.2f})"
+            ratio = f"{tool['ratio']:.2f}" + (f" ({low:.2f}–{high:.2f})" if high > low else "")
             lines.append(
                 f"| {size['rows']:,} | {names.get(name, name)} | {tool['seconds']:.1f} | {ratio}"
                 f" | {tool['megabytes']:.0f} |"

@@ -1,14 +1,16 @@
 """How fast JSON lines land, and in how much memory; beside dlt's filesystem source doing the same.
 
-    python -m benchmarks.files [--events 1000000] [--runs 3] [--without-dlt]
+    python -m benchmarks.files [--events 1000000] [--rounds 3] [--no-peers]
 
-The events are those of the app's event log, 330 bytes each, in hourly files. Ours checks every line, types it
-and writes one Parquet file; dlt reads them with `read_jsonl` and writes Parquet to a local folder. It is
-installed into an environment that is thrown away. Every run is a process of its own.
+The events are those of the app's event log, 340 bytes each, in hourly files. Ours checks every line, types it
+and writes one Parquet file; dlt reads them with `read_jsonl` and writes Parquet to a local folder. Every run
+is a process of its own, importing included, and all run one after the other in every round, so whatever else
+the machine does, it does to both.
 """
 
 import argparse
 import json
+import os
 import random
 import resource
 import statistics
@@ -17,12 +19,14 @@ import sys
 import tempfile
 import time
 import uuid
-import venv
 import zlib
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-PEER = "dlt[filesystem,parquet]==1.31.0"
+ROOT = Path(__file__).resolve().parents[1]
+PEER = ROOT / ".cache" / "bench" / "peers" / "bin" / "python"
 EVENTS_A_FILE = 100_000
 
 
@@ -30,38 +34,45 @@ def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.files", description=__doc__.split("\n")[0])
     parser.add_argument("--events", type=int, default=1_000_000)
-    parser.add_argument("--runs", type=int, default=3, help="runs of each; the median is shown")
-    parser.add_argument("--without-dlt", action="store_true", help="only ours")
+    parser.add_argument("--rounds", type=int, default=3, help="the median is shown")
+    parser.add_argument("--no-peers", action="store_true", help="only ingestion")
+    parser.add_argument("--peer", type=Path, default=PEER, help="a Python that has dlt")
     parser.add_argument("--once", nargs=3, metavar=("TOOL", "DROP", "LAKE"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.once:
-        tool, *places = arguments.once
-        _show_use({"ours": land, "dlt": land_with_dlt}[tool], *map(Path, places))
+    given = parser.parse_args()
+    if given.once:
+        tool, *places = given.once
+        _show_use({"ingestion": land, "dlt": land_with_dlt}[tool], *map(Path, places))
         return
+    if not given.no_peers and not given.peer.exists():
+        raise SystemExit(
+            f"{given.peer} does not exist: install benchmarks/requirements.txt, or say --no-peers"
+        )
+    tools = {"ingestion": sys.executable} | ({} if given.no_peers else {"dlt": str(given.peer)})
+    seen: dict[tuple[str, str], list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory(prefix="bench-files-") as folder:
-        place = Path(folder)
-        tools = {f"credit-lakehouse, {kind}": (sys.executable, "ours", kind) for kind in ("plain", "gzip")}
-        if not arguments.without_dlt:
-            tools |= {f"{PEER}, {kind}": (_peer(place), "dlt", kind) for kind in ("plain", "gzip")}
         for kind in ("plain", "gzip"):
-            make_events(place / kind, arguments.events, kind)
-        seen = {name: [] for name in tools}
-        # In turns: what else the machine does meanwhile, it does to all of them.
-        for number in range(arguments.runs):
-            for name, (python, tool, kind) in tools.items():
-                lake = place / f"{tool}-{kind}-{number}"
-                command = [python, __file__, "--once", tool, str(place / kind), str(lake)]
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-                if done.returncode:
-                    raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
-                seen[name].append(json.loads(done.stdout.splitlines()[-1]))
-    print(f"{'':<40}{'seconds':>9}{'of CPU':>9}{'events/s':>12}{'per CPU s':>12}{'peak MB':>9}")
-    for name, uses in seen.items():
+            make_events(Path(folder, kind), given.events, kind)
+        for number in range(given.rounds):
+            for kind in ("plain", "gzip"):
+                for tool, python in tools.items():
+                    lake = Path(folder, f"{tool}-{kind}-{number}")
+                    seen.setdefault((tool, kind), []).append(_once(python, tool, Path(folder, kind), lake))
+    print(f"load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores")
+    print(f"{'':<18}{'seconds':>9}{'of CPU':>8}{'events/s':>11}{'per CPU s':>11}{'peak MB':>9}")
+    for (tool, kind), uses in seen.items():
         seconds, cpu, peak = (statistics.median(u[k] for u in uses) for k in ("seconds", "cpu", "peak_mb"))
         print(
-            f"{name:<40}{seconds:>9.1f}{cpu:>9.1f}{arguments.events / seconds:>12,.0f}"
-            f"{arguments.events / cpu:>12,.0f}{peak:>9.0f}"
+            f"{tool + ', ' + kind:<18}{seconds:>9.1f}{cpu:>8.1f}{given.events / seconds:>11,.0f}"
+            f"{given.events / cpu:>11,.0f}{peak:>9.0f}"
         )
+
+
+def _once(python: str, tool: str, drop: Path, lake: Path) -> dict[str, float]:
+    command = [python, __file__, "--once", tool, str(drop), str(lake)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{tool} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def make_events(folder: Path, count: int, kind: str) -> None:
@@ -69,7 +80,11 @@ def make_events(folder: Path, count: int, kind: str) -> None:
     draw = random.Random(7)
     for number in range(0, count, EVENTS_A_FILE):
         hour = number // EVENTS_A_FILE
-        path = folder / f"2026-01-{1 + hour // 24:02d}" / f"{hour % 24:02d}.jsonl.gz"
+        path = (
+            folder
+            / f"2026-01-{1 + hour // 24:02d}"
+            / f"{hour % 24:02d}.jsonl{'.gz' if kind == 'gzip' else ''}"
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = (_event(draw, i) for i in range(number, min(count, number + EVENTS_A_FILE)))
         data = b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines)
@@ -100,6 +115,7 @@ def land(drop: Path, lake: Path) -> None:
     from ingestion.settings import Settings
 
     (events,) = select_tables(load_sources(), ["app_log.events"])
+    events = replace(events, options=events.options | {"pattern": "*.jsonl*"})
     day = date(2026, 1, 1)
     target = Lake.open(str(lake), "synthetic")
     with target.lock():
@@ -119,11 +135,11 @@ def land_with_dlt(drop: Path, lake: Path) -> None:
     pipeline = dlt.pipeline(
         "events", destination=filesystem(str(lake)), dataset_name="app_log", pipelines_dir=str(lake / "work")
     )
-    events = (files(str(drop), file_glob="*/*.jsonl.gz") | read_jsonl(chunksize=10_000)).with_name("events")
+    events = (files(str(drop), file_glob="*/*.jsonl*") | read_jsonl(chunksize=10_000)).with_name("events")
     pipeline.run(events, loader_file_format="parquet").raise_on_failed_jobs()
 
 
-def _show_use(act, *places: Path) -> None:
+def _show_use(act: Callable[[Path, Path], None], *places: Path) -> None:
     began = time.perf_counter()
     act(*places)
     seconds = time.perf_counter() - began
@@ -132,16 +148,7 @@ def _show_use(act, *places: Path) -> None:
     print(json.dumps({"seconds": seconds, "cpu": cpu, "peak_mb": used.ru_maxrss / 1024}))
 
 
-def _peer(folder: Path) -> str:
-    python = folder / "venv" / "bin" / "python"
-    if not python.exists():
-        print(f"installing {PEER} …", file=sys.stderr)
-        venv.create(folder / "venv", with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", PEER], check=True)
-    return str(python)
-
-
 if __name__ == "__main__":
     # Run as a file, by a peer's Python too: the project's folder is then not on the path.
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    sys.path.insert(0, str(ROOT))
     main()

@@ -23,7 +23,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, TypeVar
 
@@ -31,6 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ingestion.config import TableConfig
+from ingestion.drop import KEEP_BYTES, Drop, Entry, open_drop
 from ingestion.errors import IngestionError
 from ingestion.lake import BatchWriter, DeadLetter, Lake
 from ingestion.lines import (
@@ -49,10 +49,8 @@ from ingestion.run import Run
 
 PLACE = [("_source_file", pa.string()), ("_source_line", pa.int64())]
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}
-UNFINISHED = (".tmp", ".part")
 CHUNK_BYTES = 512 * 1024
 BLOCK_BYTES = 1024 * 1024
-KEEP_BYTES = 8 * 1024 * 1024
 WHOLE_EVERY = 200
 RACY_SECONDS = 2.0
 _BOM = b"\xef\xbb\xbf"
@@ -138,71 +136,6 @@ def _land_payload(
     return None
 
 
-# ---------------------------------------------------------------- where files are
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file of a drop folder: name below it, seconds since 1970 of its last change, and its version.
-
-    Files of equal version have equal content.
-    """
-
-    name: str
-    modified: float
-    version: str
-
-
-class LocalDrop:
-    """A drop folder on this machine."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def entries(self) -> Iterator[Entry]:
-        """Every file whose name does not begin with `.` or `_`, nor end with `.tmp` or `.part`, by name."""
-        return iter(sorted(self._walk(str(self.root), ""), key=lambda entry: entry.name))
-
-    def _walk(self, folder: str, prefix: str) -> Iterator[Entry]:
-        with os.scandir(folder) as found:
-            for item in found:
-                if item.name.startswith((".", "_")) or item.name.endswith(UNFINISHED):
-                    continue
-                if item.is_dir():
-                    yield from self._walk(item.path, f"{prefix}{item.name}/")
-                elif item.is_file():
-                    yield _entry(prefix + item.name, item.stat())
-
-    def holds(self, name: str) -> bool:
-        """Whether there is a file of this name, whatever it is."""
-        return (self.root / name).is_file()
-
-    def open(self, entry: Entry) -> IO[bytes]:
-        """A file as a stream of bytes.
-
-        Raises:
-            IngestionError: it is not the version any more that was listed.
-        """
-        file = (self.root / entry.name).open("rb")
-        self.check(entry, file)
-        return file
-
-    def check(self, entry: Entry, file: IO[bytes]) -> None:
-        """Raise IngestionError when an open file is not the version that was listed."""
-        if _entry(entry.name, os.fstat(file.fileno())).version != entry.version:
-            file.close()
-            raise IngestionError(
-                f"{entry.name} changed while it was read; run again, and set quiet_seconds in sources.yml"
-                " above the pauses of whoever writes it"
-            )
-
-
-def _entry(name: str, stat: os.stat_result) -> Entry:
-    # The time of change cannot be set by a program: a file replaced with its old time kept is noticed.
-    version = f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ctime_ns}"
-    return Entry(name, max(stat.st_mtime, stat.st_ctime), version)
-
-
 # ---------------------------------------------------------------- what has been seen
 
 
@@ -222,6 +155,7 @@ class _History:
         self.names: dict[str, _Seen] = {}
         self.contents: set[str] = set()
         self._changed: set[str] = set()
+        self._is_news = False
         self._is_whole = False
 
     @classmethod
@@ -259,7 +193,8 @@ class _History:
         return seen is not None and seen.version == entry.version
 
     def note(self, entry: Entry, content: str, batch_id: str | None) -> None:
-        """Remember a file that this run has read; `batch_id` where lines of it have landed."""
+        """Remember a file; `batch_id` when this run has read its lines, for the first time or again."""
+        self._is_news |= batch_id is not None
         # What changed a moment ago may change once more within the tick of the file system's clock.
         settled = time.time() - entry.modified >= RACY_SECONDS
         batches = [batch_id] if batch_id else []
@@ -268,6 +203,7 @@ class _History:
 
     def note_batches(self, names: set[str], batch_id: str) -> None:
         """Remember that lines of these files have landed in a batch."""
+        self._is_news = True
         for name in names & self.names.keys():
             seen = self.names[name]
             self._add(name, _Seen([], seen.version, [batch_id]))
@@ -279,7 +215,8 @@ class _History:
         entries = {n: [s.contents, s.version, s.batches] for n, s in sorted(names.items())}
         packed = zlib.compress(json.dumps(entries, separators=(",", ":")).encode(), 6)
         out.extra |= {"files": base64.b64encode(packed).decode(), "files_whole": self._is_whole}
-        out.is_news = bool(self._changed)
+        # That a file is only where or when it was not before is remembered with the next news.
+        out.is_news = self._is_news
 
 
 def _unpacked(files: Any, batch_id: str) -> dict[str, _Seen]:
@@ -410,7 +347,10 @@ class _Source:
 
     def _read(self, file: _File, history: _History, *, again: bool) -> Iterator[tuple[Any, Lines]]:
         """The whole lines of a file. Sets its content's SHA-256 and, when it ends, what could not be read."""
-        with self.drop.open(file.entry) as packed, SpooledTemporaryFile(KEEP_BYTES) as spool:
+        opened = self.drop.open(file.entry)
+        if opened is None:
+            return  # gone, or changed since it was listed: then the next run reads it
+        with opened as packed, SpooledTemporaryFile(KEEP_BYTES) as spool:
             content = hashlib.file_digest(packed, "sha256").hexdigest()
             if content in history.contents and not again:
                 history.note(file.entry, content, None)
@@ -484,7 +424,7 @@ class _Source:
         return _Block(self._parser(variants, splitter.header), [(file, lines)])
 
 
-def _drop(table: TableConfig, run: Run) -> LocalDrop:
+def _drop(table: TableConfig, run: Run) -> Drop:
     location = table.options.get("location")
     if not isinstance(location, str) or not location:
         raise IngestionError(f"{table.name}: location must be a folder or $SETTING; mend sources.yml")
@@ -493,9 +433,7 @@ def _drop(table: TableConfig, run: Run) -> LocalDrop:
         name = location[1:]
         location = getattr(run.settings, name.lower(), None) or os.environ.get(name, "")
         said = f"{name}={location}"
-    if not location or not Path(location).is_dir():
-        raise IngestionError(f"{table.name}: {said} is no folder; set it to the folder of the files")
-    return LocalDrop(Path(location))
+    return open_drop(location, f"{table.name}: {said}")
 
 
 @dataclass(frozen=True)
@@ -554,17 +492,19 @@ class _LettersByFile:
 
     def __init__(self, read: Callable[[], list[DeadLetter]]) -> None:
         self._read = read
-        self._letters: dict[str, list[DeadLetter]] | None = None
+        self._letters: dict[str, dict[tuple[str, str], DeadLetter]] | None = None
         self.retired: set[str] = set()
 
-    def of(self, name: str) -> list[DeadLetter]:
+    def of(self, name: str) -> dict[tuple[str, str], DeadLetter]:
+        """The letters of a file by their origin and payload."""
         if self._letters is None:
             self._letters = {}
             for letter in self._read():
                 place = _ORIGIN.fullmatch(letter.origin)
                 if place:
-                    self._letters.setdefault(place["file"], []).append(letter)
-        return self._letters.get(name, [])
+                    of_file = self._letters.setdefault(place["file"], {})
+                    of_file[letter.origin, letter.payload] = letter
+        return self._letters.get(name, {})
 
 
 def _land(
@@ -609,7 +549,7 @@ def _land(
             if file.seen:
                 landed = again_landed.pop(file.entry.name, None)
                 is_same = file.seen.contents == [file.content] or (landed and landed.is_mostly_there)
-                for letter in letters.of(file.entry.name):
+                for letter in letters.of(file.entry.name).values():
                     is_rest = bool(_ORIGIN.fullmatch(letter.origin)["unread"])
                     if letter.dead_letter_id not in met and (is_rest or is_same):
                         out.retire(letter)
@@ -633,9 +573,9 @@ def _reject(
     payload = payload_text(letter.payload, encoding)
     out.extracted += 1
     if letter.file.seen:
-        for known in letters.of(letter.file.entry.name):
-            if (known.origin, known.payload) == (origin, payload):
-                met.add(known.dead_letter_id)
+        known = letters.of(letter.file.entry.name).get((origin, payload))
+        if known:
+            met.add(known.dead_letter_id)
     out.reject(payload, letter.reason, origin=origin)
 
 

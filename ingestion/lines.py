@@ -49,6 +49,8 @@ _NUMBER = r"[+-]?([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][+-]?[0-9]{1,3})?
 _COMMA_NUMBER = r"[+-]?([0-9]{1,40}|[0-9]{1,3}(\.[0-9]{3}){1,12})(,[0-9]{1,40})?"
 _TOO_FINE = re.compile(r"[.,]\d{6}\d*[1-9]")
 _SPACE_BEFORE_COLON = re.compile(rb"\s:")
+# Names that a decoder of fixed names can have.
+_PLAIN_NAME = re.compile(r'[^"\\\x00-\x1f]+')
 _CONTROL_1 = re.compile(rb"[\x80-\x9f]")
 
 
@@ -557,7 +559,9 @@ class JsonParser:
         self._variants = variants
         # One known set of names can be decoded straight into columns.
         self._by_record = any(v.where for v in variants) or any(
-            "." in f or list(v.fields.values()).count(f) > 1 for v in variants for f in v.fields.values()
+            "." in name or not _PLAIN_NAME.fullmatch(name) or names.count(name) > 1
+            for names in map(self._names, variants or [None])
+            for name in names
         )
         self._variant = variants[0] if variants and not self._by_record else None
         self._extras: list[str] = []
@@ -736,7 +740,8 @@ class JsonParser:
         others = {name: bytes(raw) for name, raw in fields.items() if name not in used}
         if not self._by_record:
             room = _MAX_EXTRAS - len(self._extras)
-            self._extras += [name for name in others if name not in self._extras][:room]
+            new = [n for n in others if n not in self._extras and _PLAIN_NAME.fullmatch(n)]
+            self._extras += new[:room]
         return self._record(**values), others, variant and variant.name
 
     def payload(self, record: bytes) -> bytes:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, timedelta
+from typing import Any
 
 import adbc_driver_manager
 import adbc_driver_postgresql
@@ -63,8 +64,10 @@ class Snapshot(psycopg.Connection):
     _driver: adbc_driver_manager.AdbcConnection | None = None
     _database: adbc_driver_manager.AdbcDatabase | None = None
 
-    def stream(self, query: str) -> Iterator[pa.RecordBatch]:
-        """The rows of a query, a block at a time, the next one being fetched meanwhile.
+    def stream(
+        self, query: str, convert: Callable[[pa.RecordBatch], Any] = lambda block: block
+    ) -> Iterator[Any]:
+        """The rows of a query, a block at a time, each converted while the next one is fetched.
 
         It runs in a transaction of its own on a second connection, so its locks end with it.
 
@@ -91,9 +94,9 @@ class Snapshot(psycopg.Connection):
                     ThreadPoolExecutor(1) as thread,
                 ):
                     waiting = thread.submit(next, batches, None)
-                    while (batch := waiting.result()) is not None:
+                    while (block := waiting.result()) is not None:
                         waiting = thread.submit(next, batches, None)
-                        yield batch
+                        yield convert(block)
             self._run("commit")
         except (adbc_driver_manager.Error, pa.ArrowException, OSError) as error:
             self._drop_driver()
@@ -356,18 +359,19 @@ def read(
     # Names of our own: the driver is not asked to keep two columns of one name apart.
     listed = ", ".join(f"{expression} as c{i}" for i, expression in enumerate(select))
     query = f"select {listed} from {source(table)} where {where}"  # noqa: S608 - all names are quoted
-    for batch in connection.stream(query):
-        arrays, masks = zip(
-            *(c.decode(values) for c, values in zip(columns, batch.columns, strict=False)), strict=True
-        )
-        masks = [mask for mask in masks if mask is not None]
+
+    def convert(block: pa.RecordBatch) -> tuple[pa.Table, int]:
+        decoded = [c.decode(values) for c, values in zip(columns, block.columns, strict=False)]
+        masks = [mask for _, mask in decoded if mask is not None]
         if guard:
-            masks.append(batch.columns[-1].to_numpy(zero_copy_only=False))
-        rows = pa.table(list(arrays), names=names)
-        fit = ~np.logical_or.reduce(masks) if masks else None
-        if fit is not None and not fit.all():
-            rows = rows.filter(pa.array(fit))
-        yield rows, batch.num_rows - rows.num_rows
+            masks.append(block.columns[-1].to_numpy(zero_copy_only=False))
+        rows = pa.table([values for values, _ in decoded], names=names)
+        if masks:
+            rows = rows.filter(pa.array(~np.logical_or.reduce(masks)))
+        return rows, block.num_rows - rows.num_rows
+
+    with closing(connection.stream(query, convert)) as blocks:
+        yield from blocks
 
 
 def reject(

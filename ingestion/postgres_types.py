@@ -270,7 +270,7 @@ def _from_binary(decimal: pa.DataType) -> Decoder:
         total = np.zeros(count, np.int64)
         exponent = weight.astype(np.intp) - lowest
         if digits.max(initial=0) >= len(powers) or (exponent < digits - 1).any():
-            raise ValueError(f"more digits than {decimal}")
+            raise pa.ArrowInvalid(f"more digits than {decimal}")
         for i in range(digits.max(initial=0)):
             present = digits > i
             power = powers[np.where(present, exponent - i, -1)]

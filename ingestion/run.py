@@ -121,6 +121,10 @@ def backfill(
     reporter = reporter or Reporter()
 
     def land(table: TableConfig, context: Run, landed: Landed) -> None:
+        if table.kind != "postgres" or table.cursor is None:
+            raise IngestionError(
+                f"{table.name} needs no backfill, only PostgreSQL tables do: see docs/operations.md"
+            )
         before = context.lake.last_manifest(table.source, table.table)
         if before is None:
             raise IngestionError(f"{table.name} has never been landed; run `python -m ingestion run` first")

@@ -4,22 +4,20 @@ import os
 from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 from zoneinfo import ZoneInfo
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 
 from ingestion.errors import ConfigurationError
 
 BUSINESS_ZONE = ZoneInfo("America/Sao_Paulo")
 
 
-class Settings(BaseSettings):
+# A model of plain pydantic: importing pydantic-settings takes longer than a small increment.
+class Settings(BaseModel):
     """What one ingestion run needs to know; build it with `load_settings`."""
-
-    model_config = SettingsConfigDict(extra="ignore", env_ignore_empty=True)
 
     world: str = Field("synthetic", pattern=r"^[a-z][a-z0-9_-]*$")
     lake: str = ""
@@ -40,6 +38,13 @@ class Settings(BaseSettings):
         return self.lake or ("lake" if self.world == "synthetic" else f"lake-{self.world}")
 
 
+class StorageSettings(BaseModel):
+    """How objects are kept on S3; build it with `load_storage_settings`."""
+
+    lake_kms_key_id: str = ""
+    lake_lease_seconds: float = Field(60.0, gt=0)
+
+
 def load_settings() -> Settings:
     """Read the settings: environment first, then `.env`, then what the running sandbox wrote.
 
@@ -53,8 +58,24 @@ def load_settings() -> Settings:
 
     world = setting("WORLD", "synthetic")
     endpoints = Path(setting("SANDBOX_DIR", ".sandbox")) / world / "endpoints.env"
+    return _read(Settings, endpoints, Path(".env"))
+
+
+def load_storage_settings() -> StorageSettings:
+    """Read the settings of S3 from the environment, then `.env`; raises as `load_settings`."""
+    return _read(StorageSettings, Path(".env"))
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _read(model: type[Model], *files: Path) -> Model:
+    """A model whose fields are the environment's variables, or else those of the last file that has them."""
+    found: dict[str, str] = {}
+    for values in (*map(dotenv_values, files), os.environ):
+        found |= {name: values[name.upper()] for name in model.model_fields if values.get(name.upper())}
     try:
-        return Settings(_env_file=(endpoints, ".env"))
+        return model(**found)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
         raise ConfigurationError(f"settings cannot be read: {problems} (.env.example lists them)") from None

@@ -1,6 +1,7 @@
 """What the lake holds of each table and how far it is behind its source."""
 
 import json
+import sys
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -145,12 +146,13 @@ def show(status: Status) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    grid = Table("table", box=None, header_style="dim", pad_edge=False)
-    for name in ("extract date", "batch"):
+    # A pipe has no width: nothing is cut there.
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    grid = Table(box=None, header_style="dim", pad_edge=False)
+    for name in ("table", "day", "batch"):
         grid.add_column(name, no_wrap=True)
-    for name in ("new rows", "rows", "MB", "lag", "dead letters"):
-        grid.add_column(name, justify="right", no_wrap=True)
+    for name in ("new", "rows", "MB", "lag", "dead letters"):
+        grid.add_column(name, justify="right")
     for table in status.tables:
         last = table.last_batches[0] if table.last_batches else None
         grid.add_row(

@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 import pyarrow as pa
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ingestion.errors import ConfigurationError, IngestionError, LakeBusy
+from ingestion.settings import load_storage_settings
 
 WRITTEN = ("raw", "dead_letter")
 """The folders that batches are published in; other parts of a lake's prefix may belong to other programs."""
@@ -85,15 +84,6 @@ class Storage(Protocol):
 
     def lock(self) -> Any:
         """A context in which this process alone publishes; what dead writers left half done is cleared."""
-
-
-class StorageSettings(BaseSettings):
-    """How objects are kept on S3."""
-
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
-
-    lake_kms_key_id: str = ""
-    lake_lease_seconds: float = Field(60.0, gt=0)
 
 
 def open_storage(root: str) -> Storage:
@@ -257,7 +247,7 @@ class S3Storage:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
 
-        settings = StorageSettings()
+        settings = load_storage_settings()
         endpoint = os.environ.get("AWS_ENDPOINT_URL")
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
         self.bucket = bucket

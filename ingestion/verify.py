@@ -270,6 +270,7 @@ class _Versions:
         self._connection.execute(f"set memory_limit = '{MEMORY}'")
         self._connection.execute("set timezone = 'UTC'")
         self._connection.execute("set preserve_insertion_order = false")
+        self._connection.execute("set enable_progress_bar = false")
         self._connection.execute(
             "create table landed (batch bigint, key varchar, content ubigint, whole ubigint, deleted boolean)"
         )

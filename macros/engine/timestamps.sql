@@ -38,5 +38,5 @@
 
 {# The end of a logical day (YYYY-MM-DD), in naive UTC: midnight in São Paulo is 03:00 UTC. #}
 {% macro end_of_day(day) -%}
-    {{ dbt.dateadd('hour', 27, 'cast(cast(' ~ day ~ ' as date) as timestamp)') }}
+    {{ ts(dbt.dateadd('hour', 27, 'cast(cast(' ~ day ~ ' as date) as timestamp)')) }}
 {%- endmacro %}

@@ -72,7 +72,7 @@
             coalesce(try_cast(substr({{ cpf }}, {{ digit }}, 1) as integer), 0) * {{ place + 1 - digit }}
             {{- ' + ' if not loop.last }}
             {%- endfor %}
-        ) * 10 % 11 % 10 <> coalesce(try_cast(substr({{ cpf }}, {{ place }}, 1) as integer), -1)
+        ) * 10 % 11 % 10 <> try_cast(substr({{ cpf }}, {{ place }}, 1) as integer)
         {%- endfor %}
     )
 {%- endmacro %}

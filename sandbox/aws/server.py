@@ -167,6 +167,8 @@ def main() -> None:
     try:
         with _hold_pid_file(arguments["folder"] / "server.pid"):
             Server(**arguments).run()
+            sys.stderr.flush()
+            os._exit(0)  # threads of statements that still wait for the engine must not keep the process
     except LocalAwsError as error:
         _say(error=str(error))
         _log(f"error: {error}")

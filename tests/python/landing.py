@@ -20,7 +20,7 @@ def things(**options: Any) -> TableConfig:
 
 
 def settings_of(dsn: str, folder: Path) -> Settings:
-    return Settings(lake=str(folder / "lake"), source_dsn=dsn, extract_date=DAY, _env_file=None)
+    return Settings(lake=str(folder / "lake"), source_dsn=dsn, extract_date=DAY)
 
 
 def land(settings: Settings, *tables: TableConfig, day: date | None = None, **how: Any) -> Landed:

@@ -359,6 +359,8 @@ def test_rows_without_a_cursor_are_not_lost(database: psycopg.Connection, settin
     run_again(1)
     database.execute("insert into app.notes values (3, 'd', null, '2025-01-01'), (4, 'e', null, null)")
     run_again(2)
+    database.execute("update app.notes set body = 'f' where id = 4")
+    run_again(1)
     database.execute("update app.notes set changed = '2025-01-02' where id = 2")
     # THEN every version is there, once
     run_again(1)
@@ -372,6 +374,7 @@ def test_rows_without_a_cursor_are_not_lost(database: psycopg.Connection, settin
         (2, "b", None),
         (3, "d", datetime(2025, 1, 1)),
         (4, "e", None),
+        (4, "f", None),
     ]
 
 

@@ -430,3 +430,51 @@ def test_a_policy_for_numeric_that_is_none_is_refused(
     database.execute("create table app.things (id bigint, free numeric, updated_at timestamptz)")
     table = TableConfig(**{**vars(THINGS), "options": {"schema": "app", "numeric": policy}})
     assert f"says numeric: {policy}" in land(new_lake(), table).error
+
+
+UNFIT = [
+    ("numeric(14,2)", "NaN"),
+    ("numeric(18)", "NaN"),
+    ("numeric(38,10)", "NaN"),
+    ("numeric(76,20)", "NaN"),
+    ("date", "infinity"),
+    ("date", "-infinity"),
+    ("timestamp", "infinity"),
+    ("timestamptz", "-infinity"),
+    ("timestamptz", "294247-01-10 04:00:54.775807+00"),
+    ("timestamp", "294276-12-31"),
+    ("time", "24:00:00"),
+    ("integer[]", "{{1,2},{3,4}}"),
+    ("integer[]", "[0:1]={1,2}"),
+    ("text[]", "{{a}}"),
+    ("numeric(14,2)[]", "{1,NaN,NULL}"),
+    ("date[]", "{2025-01-01,NULL,infinity}"),
+    ("timestamptz[]", "{2025-01-01,294270-01-01}"),
+    ("time[]", "{24:00}"),
+]
+
+
+def test_each_value_that_cannot_be_held_becomes_a_dead_letter(
+    database: psycopg.Connection, new_lake: Callable[[], Settings]
+) -> None:
+    # GIVEN a row for each of them, where all else is null, and one that is null throughout
+    kinds = sorted({kind for kind, _ in UNFIT})
+    listed = ", ".join(f'"{kind}" {kind}' for kind in kinds)
+    database.execute(
+        f"create table app.things (id int primary key, updated_at timestamptz not null, {listed})"
+    )
+    for i, (kind, text) in enumerate(UNFIT):
+        database.execute(
+            f'insert into app.things (id, updated_at, "{kind}") values ({i}, now(), %s)', (text,)
+        )
+    database.execute("insert into app.things values (1000, now())")
+    settings = new_lake()
+    result = land(settings)
+    # THEN each has its letter, which names the column, and says what PostgreSQL holds
+    assert (result.error, result.rows) == (None, 1)
+    letters = {int(json.loads(letter.origin)["id"]): letter for letter in dead_letters(settings)}
+    assert sorted(letters) == list(range(len(UNFIT)))
+    for i, (kind, _) in enumerate(UNFIT):
+        assert letters[i].reason.startswith(f"{kind}: ")
+        (held,) = database.execute(f'select to_json("{kind}") from app.things where id = {i}').fetchone()
+        assert json.loads(letters[i].payload)[kind] == held

@@ -344,3 +344,5 @@ def test_a_table_that_never_landed_is_not_backfilled(
     insert(database, 1, 1)
     (result,) = backfill(settings, [things()], date(2025, 1, 1), date(2025, 1, 1))
     assert "has never been landed" in result.error
+    (result,) = backfill(settings, [things(cursor=None)], date(2025, 1, 1), date(2025, 1, 1))
+    assert "needs no backfill" in result.error

@@ -49,6 +49,8 @@ def _show(results: list[Result], seconds: float) -> None:
             f"{r.place}: killed {dict(r.targets)} in {dict(r.kinds)} runs; verified {r.verified} times;"
             f" the reader polled {r.polls:,} times and read {r.files:,} files"
         )
+        if r.aborted:
+            print(f"{r.place}: {r.aborted} runs were aborted by their driver when PostgreSQL was killed")
         if r.missed:
             print(f"{r.place}: no kill hit: {', '.join(r.missed)}")
         if r.violation:

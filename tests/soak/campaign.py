@@ -82,6 +82,8 @@ class Result:
     verified: int = 0
     polls: int = 0
     files: int = 0
+    aborted: int = 0
+    """Runs that did not end by an error of their own when PostgreSQL was killed, but by a signal."""
     violation: str | None = None
 
     @property
@@ -115,6 +117,7 @@ def campaign(
             _Campaign(result, folder, where, source, reader, kills, ends_at, sabotage, say).run()
     except Violation as violation:
         result.violation = str(violation)
+        say(f"{place:<7}VIOLATION: {violation}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return result
@@ -213,6 +216,8 @@ class _Campaign:
         if process.is_alive():
             process.kill()
             raise Violation("a run whose PostgreSQL was killed did not end")
+        if target == "postgres" and process.exitcode < 0:
+            self._result.aborted += 1
         return _phase(before, after), target
 
     def _wait_for(self, moment: str, kind: str, before: "_State", process: Any) -> None:
@@ -357,7 +362,10 @@ class _Source:
         postmaster = find_postmaster(self._pgdata)
         if postmaster is not None:
             with contextlib.suppress(psutil.Error):
-                moments.choice([postmaster, postmaster, *postmaster.children()]).kill()
+                one = moments.choice([postmaster, postmaster, *postmaster.children()])
+                one.kill()
+                # A dead server that nobody has waited for still holds its lock files.
+                one.wait(PATIENCE)
 
     def revive(self) -> None:
         """Start the server when it is dead; wait until it answers."""

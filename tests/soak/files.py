@@ -175,7 +175,7 @@ def drop(made: list[Made], folder: Path, *, mended: bool = False) -> None:
 
 def landed(lake: Lake) -> Counter[tuple[str, int, str]]:
     """File, line and id of every row of the lake."""
-    paths = [str(p) for p in lake.batches("drop", "things")]
+    paths = [f"{lake.root}/{p}" for p in lake.batches("drop", "things")]
     if not paths:
         return Counter()
     with duckdb.connect() as connection:

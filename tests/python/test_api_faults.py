@@ -41,9 +41,9 @@ from ingestion import bureau, fx
 from ingestion.config import TableConfig
 from ingestion.http import HttpService
 from ingestion.lake import Lake
-from ingestion.postgres import connect
 from ingestion.records import from_json
-from ingestion.run import Run, run
+from ingestion.run import replay as replay_tables
+from ingestion.run import run
 from ingestion.settings import BUSINESS_ZONE, Settings
 from sandbox.third_party import bureau as bureau_server
 from sandbox.third_party.faults import FAULTS, Faults
@@ -101,13 +101,7 @@ def settings_of(dsn: str, lake: Path, url: str, day: date = DAY) -> Settings:
 
 
 def replay(settings: Settings, table: TableConfig) -> None:
-    lake = Lake.open(settings.lake, settings.world)
-    with lake.lock(), connect(settings.source_dsn.get_secret_value()) as connection:
-        context = Run(settings, lake, settings.extract_date, lake.next_batch_id(), connection)
-        letters = lake.dead_letters(table.source, table.table)
-        source = MODULES[table.source]
-        with lake.begin(table, source.SCHEMA, context.batch_id, context.extract_date) as out:
-            source.replay(table, context, letters, out)
+    assert not [result.error for result in replay_tables(settings, [table]) if result.error]
 
 
 def landed(settings: Settings, table: TableConfig) -> list[dict[str, Any]]:
@@ -347,6 +341,24 @@ def test_killed_at_random_moments_nothing_is_lost_doubled_or_paid_for_twice(
         check_no_call_wasted(calls, deaths)
     print(f"{midway} of {kills} left answers behind, {lakes} lakes")
     assert midway, "no run was killed between two answers: the test proved nothing"
+
+
+def test_a_run_that_fails_on_s3_is_gone_on_with_from_there(postgres, people, truths, tmp_path, bucket):
+    """GIVEN a lake on S3 WHEN the key expires amid the questions THEN the next run pays for none of them again."""
+    tables = [with_options(BUREAU, http=MANNERS | {"concurrency": 1}, batch_size=2)]
+    with third_parties() as (server, calls):
+        settings = settings_of(postgres.info.dsn, Path("unused"), server.url)
+        settings.lake = f"{bucket}/lake"
+        storage = Lake.open(settings.lake, settings.world).storage
+        server.watch = lambda call: (calls.append(call), len(calls) == 8 and server.mischief.set(expired))
+        expired = Faults(1, {"expire": 1})
+        assert [r.error for r in run(settings, tables) if r.error]
+        assert len(storage.names("spool")) == 8
+        server.mischief.set(Faults())
+        assert not [r.error for r in run(settings, tables) if r.error]
+        assert storage.names("spool") == []
+    check_no_call_wasted(calls)
+    assert landed(settings, BUREAU) == truth(truths, postgres, tmp_path)["bureau.scores"]
 
 
 # ---------- what nobody may read

@@ -37,8 +37,10 @@ test: setup-dev lint ## Lint, then the whole test suite
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 .PHONY: bench
-bench: setup .cache/bench/peers/.installed ## PostgreSQL to Parquet against psql COPY, ConnectorX and dlt (docs/benchmarks.md)
+bench: setup .cache/bench/peers/.installed ## Ingestion against psql COPY, ConnectorX and dlt (docs/benchmarks.md)
 	@$(BIN)/python -m benchmarks $(BENCH_OPTIONS)
+	@$(BIN)/python -m benchmarks.apis
+	@$(BIN)/python -m benchmarks.files
 
 .cache/bench/peers/.installed: benchmarks/requirements.txt
 	@$(PYTHON) -m venv --clear .cache/bench/peers

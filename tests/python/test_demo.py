@@ -147,7 +147,9 @@ def test_a_lake_of_the_other_world_is_refused(small: Pipeline) -> None:
 
 
 def test_a_lake_that_is_ahead_of_the_world_is_refused(small: Pipeline) -> None:
-    (small.lake / "raw/app/customers/extract_date=2026-05-01").mkdir(parents=True)
+    batch = small.lake / "raw/app/customers/extract_date=2026-05-01/00000001.parquet"
+    batch.parent.mkdir(parents=True)
+    batch.touch()
     (small.lake / "lakehouse.json").write_text('{"world": "synthetic"}')
     done = small.try_run(*DEMO)
     assert done.returncode == 1

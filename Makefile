@@ -34,7 +34,7 @@ clean: ## Remove the worlds, lakes and warehouses that the demo made
 ##@ Develop
 .PHONY: test
 test: setup-dev lint ## Lint, then the whole test suite
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	@$(BIN)/python -m pytest --numprocesses 2
 
 .PHONY: bench
 bench: setup .cache/bench/peers/.installed ## Ingestion against psql COPY, ConnectorX and dlt (docs/benchmarks.md)

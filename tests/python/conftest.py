@@ -11,11 +11,14 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parents[2]
 DBT = Path(sys.executable).with_name("dbt")
+SHARING_PIPELINES = {"test_berka.py", "test_dbt_project.py", "test_marts.py", "test_pipeline.py"}
 SETTINGS = (
     "WORLD LAKE WAREHOUSE SOURCE_DSN EVENT_LOG BUREAU_URL BUREAU_API_KEY FX_URL EXTRACT_DATE AS_OF_DATE"
     " BOOK_CURRENCY LEDGER_COMPLETE_UNTIL SANDBOX_DIR SANDBOX_PORT SANDBOX_DIRT SANDBOX_DELETES DOCS_PORT DBT_TARGET"
@@ -249,8 +252,12 @@ def run_pipeline(new_pipeline: Callable[..., Pipeline]) -> Callable[[str, Path],
     return run
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With workers (`-n`), keep tests that share an expensive fixture, or a file, in one of them."""
-    for item in items:
-        shared = {"synthetic", "berka", "two_days"} & set(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group("pipelines" if shared else item.path.name))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """With workers (`-n`), keep the tests of a file, and of all files that share pipelines, in one of them."""
+    return _ByFile(config, log)
+
+
+class _ByFile(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0].rpartition("/")[2]
+        return "pipelines" if file in SHARING_PIPELINES else file

@@ -28,8 +28,11 @@ TABLES = [
 BUSY, FAILED = 75, 1
 
 
-def ingest(root: str, settings: dict[str, Any], log: Path, sabotage: str | None) -> None:
+def ingest(
+    root: str, settings: dict[str, Any], log: Path, sabotage: str | None, environment: dict[str, str]
+) -> None:
     """Land every table of the source; the exit code is 0, BUSY or FAILED, and `log` says why."""
+    os.environ |= environment
     lake.ROW_GROUP_ROWS = 512
     storage.PART_BYTES = 256 * 1024
     if sabotage == "plain-write":

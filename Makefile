@@ -79,12 +79,12 @@ $(BIN)/pip:
 
 $(VENV)/.installed: requirements.txt | $(BIN)/pip
 	@echo "installing the pinned dependencies into $(VENV) (about a minute, once) …"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
+	@$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --require-hashes --requirement requirements.txt
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.txt | $(BIN)/pip
 	@echo "installing the pinned dependencies for development into $(VENV) …"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.txt
+	@$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --require-hashes --requirement requirements-dev.txt
 	@touch $@ $(VENV)/.installed
 
 dbt_packages/.installed: packages.yml $(shell find offline_packages -type f -not -name '*.pyc') | $(VENV)/.installed

@@ -27,8 +27,8 @@ with warnings.catch_warnings():
 _BIN = utils.POSTGRES_VERSIONS[utils.TARGET_POSTGRES_VERSION]
 _SYSTEM_USER = "pgserver"  # PostgreSQL refuses to run as root
 
-# A sandbox is made again by one command. `minimal` lets a load into new tables skip the log, and a
-# commit need not wait for the disk: a killed process loses nothing, only a power cut could.
+# A sandbox is made again by one command. `minimal` lets a load into new tables skip the log, and a commit
+# need not wait for the log: a server that is killed may lose the last half second of whole transactions.
 _OPTIONS = {
     "listen_addresses": "",
     "wal_level": "minimal",

@@ -19,6 +19,14 @@ from xdist.scheduler import LoadScopeScheduling
 ROOT = Path(__file__).resolve().parents[2]
 DBT = Path(sys.executable).with_name("dbt")
 SHARING_PIPELINES = {"test_berka.py", "test_dbt_project.py", "test_marts.py", "test_pipeline.py"}
+# Minutes each: begun last, one of them would run on alone while the other workers have nothing left.
+SLOW = (
+    *sorted(SHARING_PIPELINES),
+    "test_demo.py",
+    "test_warehouse_core.py",
+    "test_sandbox.py",
+    "test_local_athena.py",
+)
 SETTINGS = (
     "WORLD LAKE WAREHOUSE SOURCE_DSN EVENT_LOG BUREAU_URL BUREAU_API_KEY FX_URL EXTRACT_DATE AS_OF_DATE"
     " BOOK_CURRENCY LEDGER_COMPLETE_UNTIL SANDBOX_DIR SANDBOX_PORT SANDBOX_DIRT SANDBOX_DELETES DOCS_PORT DBT_TARGET"
@@ -149,6 +157,13 @@ class Pipeline:
 
         return control.status(load(world=self.world, sandbox_dir=self.sandbox_dir))
 
+    def down(self) -> None:
+        """Stop the world if it runs, in this process: a command would take longer to start."""
+        from sandbox import control
+        from sandbox.settings import load
+
+        control.down(load(world=self.world, sandbox_dir=self.sandbox_dir))
+
     def day(self, name: str) -> Day:
         """Keep what there is now, under `name`."""
         from sandbox import control
@@ -190,7 +205,7 @@ def new_pipeline(new_folder: Callable[[str], Path]) -> Iterator[Callable[..., Pi
 
     yield make
     for pipeline in made:
-        pipeline.try_run(sys.executable, "-m", "sandbox", "down")
+        pipeline.down()
 
 
 def run_first_day(pipeline: Pipeline, *up: str) -> Day:
@@ -252,8 +267,14 @@ def run_pipeline(new_pipeline: Callable[..., Pipeline]) -> Callable[[str, Path],
     return run
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files first, the others in their order."""
+    items.sort(key=lambda item: SLOW.index(item.path.name) if item.path.name in SLOW else len(SLOW))
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     """With workers (`-n`), keep the tests of a file, and of all files that share pipelines, in one of them."""
+    config.option.loadscopereorder = False  # it would begin with the files of the most tests
     return _ByFile(config, log)
 
 

@@ -1,6 +1,7 @@
 """The path as a whole: what PostgreSQL holds is in the lake, what the lake holds is in the warehouse."""
 
 import json
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -102,6 +103,15 @@ def test_every_landed_record_is_in_staging_once(two_days: TwoDays, table: TableC
         ).fetchone()[0]
         staged = connection.execute(f"select count(*) from {model}").fetchone()[0]
     assert staged == landed
+
+
+def test_verify_agrees_with_the_live_source(two_days: TwoDays) -> None:
+    said = two_days.pipeline.run(sys.executable, "-m", "ingestion", "verify")
+    tables = [json.loads(line) for line in said.splitlines()]
+    assert {t["event"] for t in tables} == {"verified"}
+    assert all(t["findings"] == {} and t["batches"] == 2 for t in tables)
+    assert sum(t["source_rows"] or 0 for t in tables) > 10_000
+    assert sum(t["newer_in_source"] for t in tables) == 0
 
 
 def compare_warehouses(

@@ -365,17 +365,6 @@ def test_columns_that_came_and_went_change_no_verdict(database: psycopg.Connecti
     assert check(local, lake, source=False).findings == []
 
 
-def test_the_command_line(synthetic_day1: object, synthetic: object) -> None:
-    """Every table of a whole pipeline's lake, after two days, against its live source."""
-    pipeline: Pipeline = synthetic.pipeline
-    said = pipeline.run(sys.executable, "-m", "ingestion", "verify")
-    tables = [json.loads(line) for line in said.splitlines()]
-    assert {t["event"] for t in tables} == {"verified"}
-    assert all(t["findings"] == {} and t["batches"] == 2 for t in tables)
-    assert sum(t["source_rows"] or 0 for t in tables) > 10_000
-    assert sum(t["newer_in_source"] for t in tables) == 0
-
-
 def test_the_command_line_names_what_is_wrong(
     tmp_path: Path, database: psycopg.Connection, local: Settings
 ) -> None:

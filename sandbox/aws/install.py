@@ -1,31 +1,28 @@
 """Trino from Maven Central: only the jars it needs here, each pinned by its SHA-256 in `trino.lock`.
 
 The published archives (`trino-server-core`, `trino-hive`, `trino-iceberg`) are 800 MB, most of it for other
-clouds and file systems. The lock names the 252 jars that remain (180 MB), each identical with the one in
-those archives. Folders share a jar by hard link.
+clouds and file systems. The lock names the jars that remain (180 MB). Folders share a jar by hard link.
 """
 
-import contextlib
+import fcntl
 import hashlib
 import os
-import shutil
-import tarfile
 import tempfile
 import time
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from .errors import LocalAwsError
 
+if TYPE_CHECKING:
+    from jgo.maven import MavenContext
+
 VERSION = "476"
 LOCK = Path(__file__).with_name("trino.lock")
-MAVEN_CENTRAL = "https://repo1.maven.org/maven2"
 _PLUGINS = {
     "plugin/hive": "io.trino.plugin.hive.HivePlugin",
     "plugin/iceberg": "io.trino.plugin.iceberg.IcebergPlugin",
@@ -35,34 +32,27 @@ _ATTEMPTS = 4
 
 @dataclass(frozen=True)
 class Jar:
-    """One line of the lock: `sha256 size folders group:artifact:version[:classifier][!member]`.
-
-    With a member, the jar is published only within the artifact's archive (`tar.gz`).
-    """
+    """One line of the lock: `sha256 size folders group:artifact:version[:classifier]`."""
 
     sha256: str
     size: int
     folders: tuple[str, ...]
+    group: str
     artifact: str
-    path: str
-    """Path in a Maven repository."""
-    member: str = ""
+    version: str
+    classifier: str = ""
 
     @classmethod
     def read(cls, line: str) -> Self:
         """Reads one line of the lock."""
-        sha256, size, folders, name = line.split()
-        coordinates, _, member = name.partition("!")
-        group, artifact, version, *classifier = coordinates.split(":")
+        sha256, size, folders, coordinates = line.split()
         places = tuple(folder if folder == "lib" else f"plugin/{folder}" for folder in folders.split(","))
-        file = "-".join([artifact, version, *classifier]) + (".tar.gz" if member else ".jar")
-        path = f"{group.replace('.', '/')}/{artifact}/{version}/{file}"
-        return cls(sha256, int(size), places, f"{artifact} {version}", path, member)
+        return cls(sha256, int(size), places, *coordinates.split(":"))
 
-    @property
-    def name(self) -> str:
-        """File name in a folder of Trino: artifacts of different groups may share theirs."""
-        return f"{self.sha256[:8]}-{Path(self.member or self.path).name}"
+    def fetch(self, maven: "MavenContext") -> Path:
+        """Where the jar is below Maven's cache, downloaded if it is not there yet."""
+        component = maven.project(self.group, self.artifact).at_version(self.version)
+        return component.artifact(classifier=self.classifier).resolve()
 
 
 def cache_folder() -> Path:
@@ -84,12 +74,16 @@ def trino_home(progress: Callable[[str], None] = lambda text: None, *, cache: Pa
         return home
     jars = [Jar.read(line) for line in LOCK.read_text().splitlines()]
     try:
-        (cache / "jars").mkdir(parents=True, exist_ok=True)
-        _download(cache / "jars", jars, progress)
-        progress("unpacking Trino")
-        with tempfile.TemporaryDirectory(prefix="new-", dir=cache) as folder:
-            _assemble(Path(folder) / "trino", cache / "jars", jars)
-            with contextlib.suppress(OSError):  # another process was faster
+        cache.mkdir(parents=True, exist_ok=True)
+        with (cache / "lock").open("w") as lock:
+            progress("waiting for another download of Trino")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if home.exists():
+                return home
+            files = _download(cache / "maven", jars, progress)
+            progress("unpacking Trino")
+            with tempfile.TemporaryDirectory(prefix="new-", dir=cache) as folder:
+                _assemble(Path(folder) / "trino", files)
                 (Path(folder) / "trino").rename(home)
     except OSError as error:
         raise LocalAwsError(
@@ -99,62 +93,50 @@ def trino_home(progress: Callable[[str], None] = lambda text: None, *, cache: Pa
     return home
 
 
-def _download(store: Path, jars: list[Jar], progress: Callable[[str], None]) -> None:
-    missing = [jar for jar in jars if not _stored(store, jar).exists()]
-    total, done = sum(jar.size for jar in missing), 0
+def _download(cache: Path, jars: list[Jar], progress: Callable[[str], None]) -> dict[Jar, Path]:
+    """Every jar's file in Maven's cache; what is there already is not fetched again."""
+    from jgo.maven import MavenContext
+
+    mirror = os.environ.get("MAVEN_REPOSITORY")
+    maven = MavenContext(
+        repo_cache=cache, local_repos=[], remote_repos={"mirror": mirror} if mirror else None, timeout=60
+    )
+    files: dict[Jar, Path] = {}
+    total, done = sum(jar.size for jar in jars), 0
     with ThreadPoolExecutor(8) as pool:
-        running = {pool.submit(_fetch, store, jar): jar for jar in missing}
+        running = {pool.submit(_fetch, jar, maven): jar for jar in jars}
         try:
             for future in as_completed(running):
-                future.result()
+                files[running[future]] = future.result()
                 done += running[future].size
                 progress(f"downloading Trino {VERSION}, once: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    return files
 
 
-def _stored(store: Path, jar: Jar) -> Path:
-    return store / f"{jar.sha256}.jar"
-
-
-def _fetch(store: Path, jar: Jar) -> None:
-    """Downloads one jar. A file below its name is complete and verified."""
+def _fetch(jar: Jar, maven: "MavenContext") -> Path:
+    problem = ""
     for attempt in range(_ATTEMPTS):
-        with tempfile.TemporaryDirectory(dir=store, prefix="part-") as folder:
-            part = Path(folder) / "jar"
-            try:
-                _download_to(part, jar)
-            except (OSError, EOFError, tarfile.TarError) as error:  # urllib's errors are OSErrors
-                gone = isinstance(error, urllib.error.HTTPError) and error.code < 500
-                if attempt + 1 < _ATTEMPTS and not gone:
-                    time.sleep(2**attempt)
-                    continue
-                raise LocalAwsError(
-                    f"cannot download {jar.artifact} from Maven Central ({error}): check the network,"
-                    " or set MAVEN_CENTRAL to the address of a mirror, and run this again"
-                ) from None
-            if _sha256(part) != jar.sha256:
-                raise LocalAwsError(
-                    f"{jar.artifact} from Maven Central is not the file that trino.lock names:"
-                    " do not use this network or mirror"
-                )
-            part.replace(_stored(store, jar))
-            return
+        time.sleep(2 ** (attempt - 1) if attempt else 0)
+        try:
+            file = jar.fetch(maven)
+        except (OSError, RuntimeError) as error:  # those of requests are OSErrors
+            problem = f"cannot download {jar.artifact} {jar.version} from Maven Central ({_line(error)})"
+            continue
+        if _sha256(file) == jar.sha256:
+            return file
+        # Also what an interrupted download left.
+        file.unlink()
+        problem = f"{jar.artifact} {jar.version} from Maven Central is not the file that trino.lock names"
+    raise LocalAwsError(
+        f"{problem}: check the network, or set MAVEN_REPOSITORY to a mirror's address, and run this again"
+    )
 
 
-def _download_to(part: Path, jar: Jar) -> None:
-    url = f"{os.environ.get('MAVEN_CENTRAL', MAVEN_CENTRAL)}/{jar.path}"
-    with urllib.request.urlopen(url, timeout=60) as response, part.open("wb") as file:  # noqa: S310
-        if not jar.member:
-            shutil.copyfileobj(response, file, 1 << 20)
-            return
-        with tarfile.open(fileobj=response, mode="r|gz") as archive:
-            for entry in archive:  # read only as far as the member
-                if entry.name.endswith("/" + jar.member):
-                    shutil.copyfileobj(archive.extractfile(entry), file)
-                    return
-    raise EOFError(f"{jar.member} is not in it")
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _sha256(path: Path) -> str:
@@ -162,15 +144,12 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _assemble(home: Path, store: Path, jars: list[Jar]) -> None:
-    for jar in jars:
-        stored = _stored(store, jar)
-        if _sha256(stored) != jar.sha256:
-            stored.unlink()
-            raise LocalAwsError(f"{stored.name} in the cache was damaged and is removed: run this again")
+def _assemble(home: Path, files: dict[Jar, Path]) -> None:
+    for jar, file in files.items():
         for folder in jar.folders:
             (home / folder).mkdir(parents=True, exist_ok=True)
-            os.link(stored, home / folder / jar.name)
+            # Artifacts of two groups may share a name.
+            os.link(file, home / folder / f"{jar.group}.{file.name}")
     for folder, plugin in _PLUGINS.items():
         # In the published archive this is a jar of its own that Maven Central does not have.
         with zipfile.ZipFile(home / folder / "services.jar", "w") as archive:

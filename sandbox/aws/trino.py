@@ -15,6 +15,7 @@ from typing import Any
 import requests
 
 from .errors import LocalAwsError
+from .install import VERSION
 from .processes import die_with_parent
 
 ACCESS_KEY = "trino"
@@ -22,6 +23,13 @@ ACCESS_KEY = "trino"
 
 HIVE = "awsdatacatalog"
 ICEBERG = "iceberg"
+
+# Trino's main class is on Maven Central only within an archive of 190 MB, and does no more than this.
+_MAIN = (
+    "org.mozilla.javascript.tools.shell.Main",
+    *("-opt", "-1"),  # interpreted: what Rhino compiles to needs a module that small Javas lack
+    *("-e", f"new Packages.io.trino.server.Server().start('{VERSION}')"),
+)
 
 _CONFIG = """\
 coordinator=true
@@ -174,7 +182,7 @@ class Trino:
             *(f"-D{name}={value}" for name, value in options.items()),
             "-cp",
             f"{self._home / 'lib'}/*",
-            "io.trino.server.TrinoServer",
+            *_MAIN,
         ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(

@@ -5,9 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-import tarfile
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,29 +22,27 @@ from sandbox.__main__ import app
 from sandbox.aws import LocalAwsError, install, java
 from sandbox.aws.install import trino_home
 
-JAR, MEMBER = b"a jar", b"a jar within an archive"
+JAR, OTHER_JAR = b"a jar", b"another jar"
 
 
 @pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A Maven repository over HTTP, and a lock of two jars that names what is in it."""
     folder = tmp_path / "repository"
     (folder / "org/x/one/1").mkdir(parents=True)
     (folder / "org/x/one/1/one-1-shaded.jar").write_bytes(JAR)
     (folder / "org/x/two/2").mkdir(parents=True)
-    (tmp_path / "member.jar").write_bytes(MEMBER)
-    with tarfile.open(folder / "org/x/two/2/two-2.tar.gz", "w:gz") as archive:
-        archive.add(tmp_path / "member.jar", "two-2/lib/member.jar")
+    (folder / "org/x/two/2/two-2.jar").write_bytes(OTHER_JAR)
     lock = tmp_path / "trino.lock"
     lock.write_text(
         f"{hashlib.sha256(JAR).hexdigest()} {len(JAR)} lib,hive,iceberg org.x:one:1:shaded\n"
-        f"{hashlib.sha256(MEMBER).hexdigest()} {len(MEMBER)} lib org.x:two:2!lib/member.jar\n"
+        f"{hashlib.sha256(OTHER_JAR).hexdigest()} {len(OTHER_JAR)} lib org.x:two:2\n"
     )
     monkeypatch.setattr(install, "LOCK", lock)
     handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("MAVEN_CENTRAL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("MAVEN_REPOSITORY", f"http://127.0.0.1:{server.server_port}")
         yield folder
         server.shutdown()
 
@@ -53,37 +52,46 @@ def test_download_is_assembled_once_and_then_offline(
 ) -> None:
     said: list[str] = []
     home = trino_home(said.append, cache=tmp_path / "cache")
-    assert sorted(jar.read_bytes() for jar in (home / "lib").iterdir()) == [JAR, MEMBER]
+    assert sorted(jar.read_bytes() for jar in (home / "lib").iterdir()) == [JAR, OTHER_JAR]
     assert {"services.jar"} < {jar.name for jar in (home / "plugin/iceberg").iterdir()}
     assert any("downloading Trino" in line for line in said)
-    monkeypatch.setenv("MAVEN_CENTRAL", "http://127.0.0.1:9")  # nobody is there
+    monkeypatch.setenv("MAVEN_REPOSITORY", "http://127.0.0.1:9")  # nobody is there
     assert trino_home(said.append, cache=tmp_path / "cache") == home
 
 
-def test_a_file_that_is_not_the_locked_one_is_refused(repository: Path, tmp_path: Path) -> None:
-    (repository / "org/x/one/1/one-1-shaded.jar").write_bytes(b"another jar")
-    with pytest.raises(
-        LocalAwsError, match=r"one 1 from Maven Central is not the file that trino\.lock names"
-    ):
-        trino_home(cache=tmp_path / "cache")
-    assert not list((tmp_path / "cache").glob("trino-*"))
-
-
-def test_a_damaged_cache_is_mended(repository: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_not_the_locked_one_is_refused(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "_ATTEMPTS", 1)
     cache = tmp_path / "cache"
-    (cache / "jars").mkdir(parents=True)
-    (cache / "jars" / f"{hashlib.sha256(JAR).hexdigest()}.jar").write_bytes(b"half")
-    with pytest.raises(LocalAwsError, match="was damaged and is removed: run this again"):
+    (repository / "org/x/one/1/one-1-shaded.jar").write_bytes(b"not that jar")
+    with pytest.raises(LocalAwsError, match=r"one 1 .* is not the file that trino\.lock names"):
         trino_home(cache=cache)
+    assert not list(cache.glob("trino-*"))
+    # and nothing of it is left for the next attempt
+    (repository / "org/x/one/1/one-1-shaded.jar").write_bytes(JAR)
     assert (trino_home(cache=cache) / "lib").exists()
+
+
+def test_a_download_cut_short_is_mended(repository: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    (cache / "maven/org/x/one/1").mkdir(parents=True)
+    (cache / "maven/org/x/one/1/one-1-shaded.jar").write_bytes(JAR[:2])
+    assert sorted(jar.read_bytes() for jar in (trino_home(cache=cache) / "lib").iterdir()) == [JAR, OTHER_JAR]
+
+
+def test_two_at_once_download_once(repository: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        homes = list(pool.map(lambda _: trino_home(cache=tmp_path / "cache"), range(4)))
+    assert len(set(homes)) == 1
 
 
 def test_an_unreachable_repository_says_what_to_do(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MAVEN_CENTRAL", "http://127.0.0.1:9")
+    monkeypatch.setenv("MAVEN_REPOSITORY", "http://127.0.0.1:9")
     monkeypatch.setattr(install, "_ATTEMPTS", 1)
-    with pytest.raises(LocalAwsError, match=r"cannot download .* check the network, or set MAVEN_CENTRAL"):
+    with pytest.raises(LocalAwsError, match=r"cannot download .* check the network, or set MAVEN_REPOSITORY"):
         trino_home(cache=tmp_path / "cache")
 
 
@@ -130,7 +138,7 @@ def test_nothing_stays_when_the_starter_ends(tmp_path: Path, number: signal.Sign
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"COLUMNS": "200"},
     )  # fmt: skip
     try:
-        family = _wait_for(lambda: _running(tmp_path, "TrinoServer") and _running(tmp_path))
+        family = _wait_for(lambda: _running(tmp_path, "io.trino.server") and _running(tmp_path))
         starter.send_signal(number)
         starter.wait(30)
         assert _wait_for(lambda: not _running(tmp_path)), f"{family} still run"

@@ -32,7 +32,7 @@ def up(
         int | None, typer.Option(help="Of the endpoint (default LOCAL_AWS_PORT, else any free one).", min=0)
     ] = None,
 ) -> None:
-    """Start it in the background; the first time, download Trino (220 MB)."""
+    """Start it in the background; the first time, download Trino (180 MB)."""
     with _steps() as progress:
         running, started = control.up(control.settings(folder=folder, port=port), progress)
     _out.print(f"local AWS {'is up' if started else 'was already up'}: {running.endpoint}", highlight=False)

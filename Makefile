@@ -11,6 +11,8 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 export DBT_PROFILES_DIR ?= profiles
 export DO_NOT_TRACK := 1
 export PYTHONUNBUFFERED := 1
+# Where it is set, each of the many processes of a demo or a test run would compile the project anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 ##@ Use
 .PHONY: demo
@@ -79,12 +81,12 @@ $(BIN)/pip:
 
 $(VENV)/.installed: requirements.txt | $(BIN)/pip
 	@echo "installing the pinned dependencies into $(VENV) (about a minute, once) …"
-	@$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --require-hashes --requirement requirements.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.txt | $(BIN)/pip
 	@echo "installing the pinned dependencies for development into $(VENV) …"
-	@$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --require-hashes --requirement requirements-dev.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.txt
 	@touch $@ $(VENV)/.installed
 
 dbt_packages/.installed: packages.yml $(shell find offline_packages -type f -not -name '*.pyc') | $(VENV)/.installed

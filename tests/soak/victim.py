@@ -33,8 +33,8 @@ def ingest(
 ) -> None:
     """Land every table of the source; the exit code is 0, BUSY or FAILED, and `log` says why."""
     os.environ |= environment
-    lake.ROW_GROUP_ROWS = 512
-    storage.PART_BYTES = 256 * 1024
+    lake.ROW_GROUP_ROWS = 256
+    storage.PART_BYTES = 64 * 1024
     if sabotage == "plain-write":
         storage.LocalStorage.create = lambda self, name, replace=False: _PlainFile(self._root / name)
         storage.S3Storage.create = lambda self, name, replace=False: _PlainObject(self, name)

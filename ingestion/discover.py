@@ -128,7 +128,7 @@ def discover(dsn: str, schema: str) -> str:
         IngestionError: PostgreSQL cannot be reached.
         ConfigurationError: there is no such schema, or nothing in it.
     """
-    with postgres.connect(dsn) as connection:
+    with postgres.connect(dsn) as snapshot, snapshot.psycopg() as connection:
         found = connection.execute(_RELATIONS, (postgres.quoted(schema),)).fetchall()
         if not found:
             raise ConfigurationError(
@@ -137,11 +137,15 @@ def discover(dsn: str, schema: str) -> str:
         relations: list[Relation] = []
         for oid, name, kind in found:
             lake_name = _lake_name(name, {r.lake_name for r in relations})
-            relations.append(_inspect(connection, schema, oid, Relation(name, lake_name, _KINDS[kind])))
+            relations.append(
+                _inspect(connection, snapshot, schema, oid, Relation(name, lake_name, _KINDS[kind]))
+            )
     return _to_yaml(schema, relations)
 
 
-def _inspect(connection: psycopg.Connection, schema: str, oid: int, relation: Relation) -> Relation:
+def _inspect(
+    connection: psycopg.Connection, snapshot: postgres.Snapshot, schema: str, oid: int, relation: Relation
+) -> Relation:
     for name, kind, is_not_null, _, base, is_indexed in connection.execute(_COLUMNS, (oid,)):
         relation.columns.append(Column(name, kind, base, is_not_null, is_indexed))
     key = connection.execute(_KEY, (oid,)).fetchone()
@@ -154,7 +158,7 @@ def _inspect(connection: psycopg.Connection, schema: str, oid: int, relation: Re
     _choose_cursor(relation)
     try:
         with connection.transaction():
-            _look(connection, schema, relation)
+            _look(connection, snapshot, schema, relation)
     except psycopg.OperationalError:
         raise
     except psycopg.Error as error:
@@ -188,7 +192,9 @@ def _choose_cursor(relation: Relation) -> None:
     relation.notes.append(f"cursor: {'; '.join(about)}" + (f"; other candidates: {others}" if others else ""))
 
 
-def _look(connection: psycopg.Connection, schema: str, relation: Relation) -> None:
+def _look(
+    connection: psycopg.Connection, snapshot: postgres.Snapshot, schema: str, relation: Relation
+) -> None:
     """Find out what needs the rows: whether there are any, shapes of personal data, what cannot be landed."""
     identifier = sql.Identifier(schema, relation.name)
     texts = [c for c in relation.columns if c.base == "text" or c.base.startswith("character")]
@@ -222,8 +228,8 @@ def _look(connection: psycopg.Connection, schema: str, relation: Relation) -> No
         cursor=relation.cursor,
         options={"schema": schema, "relation": relation.name},
     )
-    relation.is_empty = postgres.is_empty(connection, table)
-    relation.notes += _unfit(connection, table)
+    relation.is_empty = postgres.is_empty(snapshot, table)
+    relation.notes += _unfit(connection, snapshot, table)
     relation.notes += [
         f"{c.name}: numeric without precision lands as text; say numeric: decimal(38,9) for numbers"
         for c in relation.columns
@@ -231,9 +237,9 @@ def _look(connection: psycopg.Connection, schema: str, relation: Relation) -> No
     ]
 
 
-def _unfit(connection: psycopg.Connection, table: TableConfig) -> list[str]:
+def _unfit(connection: psycopg.Connection, snapshot: postgres.Snapshot, table: TableConfig) -> list[str]:
     """What of the sample would become dead letters, by column."""
-    columns = [c for c in postgres.describe(connection, table) if c.unfit]
+    columns = [c for c in postgres.describe(snapshot, table) if c.unfit]
     if not columns:
         return []
     counts = ", ".join(f"count(*) filter (where {c.unfit})" for c in columns)

@@ -157,11 +157,13 @@ def test_a_replica_that_ends_every_attempt_is_named(
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The conflicts are real statement time-outs: a replica's own cannot be had at every attempt."""
-    primary.execute("create table app.things (id int primary key, updated_at timestamptz)")
-    primary.execute("create view app.slow as select *, pg_sleep(5)::text as nap from app.things")
-    primary.execute("insert into app.things values (1, now())")
-    settings.source_dsn, settings.source_timeout = SecretStr(replicated[1]), "50ms"
+    """The query ends its own session: a replica's own conflicts cannot be had at every attempt."""
+    primary.execute(
+        "create view app.slow as select i as id, now() as updated_at,"
+        " case when i = 200000 then pg_terminate_backend(pg_backend_pid()) end as ended"
+        " from generate_series(1, 400000) as i"
+    )
+    settings.source_dsn = SecretStr(replicated[1])
     monkeypatch.setattr(postgres, "ATTEMPTS_ON_A_REPLICA", 2)
     with psycopg.connect(replicated[1], autocommit=True) as standby:
         replayed(primary, standby)
@@ -206,17 +208,32 @@ def test_a_session_says_who_it_is_and_locks_nobody_out(
     assert seen["locks"] == [("app.second", "AccessShareLock")]
 
 
-def test_a_statement_that_takes_too_long_is_ended(primary: psycopg.Connection, settings: Settings) -> None:
-    primary.execute("create view app.slow as select 1 as id, now() as updated_at, pg_sleep(20)::text as nap")
-    settings.source_timeout = "100ms"
-    (result,) = run(settings, [table("slow")])
-    assert "canceling statement due to statement timeout" in result.error
+@pytest.mark.parametrize("reconcile", [False, True])
+def test_a_statement_that_takes_too_long_fails_its_table_alone(
+    primary: psycopg.Connection, settings: Settings, reconcile: bool
+) -> None:
+    primary.execute("create table app.fine (id int primary key, updated_at timestamptz)")
+    primary.execute("insert into app.fine values (1, now())")
+    # With `reconcile` the look at the key takes too long, else the rows do.
+    key = "(select 1 from pg_sleep(20))" if reconcile else "1"
+    primary.execute(
+        f"create view app.slow as select {key} as id, now() as updated_at, pg_sleep(20)::text as nap"
+    )
+    settings.source_timeout = "400ms"
+    slow, fine = run(settings, [table("slow"), table("fine")], reconcile=reconcile)
+    assert slow.error == "app.slow: PostgreSQL refused: canceling statement due to statement timeout"
+    assert (fine.error, fine.rows) == (None, 1)
 
 
-def test_nothing_can_be_written_through_the_connection(replicated: tuple[str, str]) -> None:
-    refused = pytest.raises(psycopg.errors.ReadOnlySqlTransaction)
-    with postgres.connect(replicated[0]) as connection, refused:
-        connection.execute("create table app.mine (id int)")
+def test_nothing_can_be_written_through_any_connection(replicated: tuple[str, str]) -> None:
+    refused = pytest.raises(postgres.IngestionError, match="in a read-only transaction")
+    with psycopg.connect(replicated[0], autocommit=True) as database:
+        database.execute("drop sequence if exists public.numbers; create sequence public.numbers")
+    with postgres.connect(replicated[0]) as snapshot:
+        with refused:
+            snapshot.query("select nextval('public.numbers')")
+        with refused, snapshot.psycopg() as connection:
+            connection.execute("create table app.mine (id int)")
 
 
 # ---------------------------------------------------------------- TLS
@@ -373,11 +390,11 @@ def test_with_writers_at_work_no_version_is_lost_or_doubled(
 
             class Watched:
                 def __enter__(self):
-                    connection = manager.__enter__()
-                    rows = connection.execute("select id, body, updated_at from app.things").fetchall()
+                    snapshot = manager.__enter__()
+                    rows = snapshot.query("select id, body, updated_at from app.things")
                     with primary.cursor() as cursor:
                         cursor.executemany(f"insert into app.runs values ({snapshots}, %s, %s, %s)", rows)
-                    return connection
+                    return snapshot
 
                 def __exit__(self, *error):
                     return manager.__exit__(*error)

@@ -115,8 +115,11 @@ class Snapshot:
     ) -> Iterator[Any]:
         """The rows of a query, a block at a time, each converted while the next one is fetched.
 
-            Raises:
-        XX"""
+        Raises:
+            IngestionError: PostgreSQL refused the query, or ended it in the middle.
+            SourceGone: there is no PostgreSQL, or no snapshot, any more.
+            RecoveryConflict: any of these, by a replica that had to.
+        """
         imported = False
         try:
             # Closed at its end, also of its transaction and of a COPY that still runs: all is read-only.

@@ -17,14 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import Pipeline
-from pydantic import SecretStr
 
 from ingestion.config import TableConfig, load_sources, select_tables
 from ingestion.errors import IngestionError
 from ingestion.lake import MANIFEST_KEY, BatchWriter, Lake
 from ingestion.log import Reporter
 from ingestion.run import Landed, run
-from ingestion.settings import Settings
+from ingestion.settings import Secret, Settings
 from sandbox.postgres import Postgres
 
 TABLE = """
@@ -78,7 +77,6 @@ def settings(server: str, tmp_path: Path) -> Settings:
         source_dsn=server,
         event_log=str(tmp_path / "events"),
         extract_date=date(2025, 12, 31),
-        _env_file=None,
     )
 
 
@@ -243,7 +241,7 @@ def test_a_table_that_breaks_in_the_middle_does_not_stop_the_others(
     database.execute("create role reader login")
     database.execute("grant usage on schema app to reader")
     database.execute("grant select on app.things_seen, app.fine to reader")
-    settings.source_dsn = SecretStr(server.replace("postgres@", "reader@"))
+    settings.source_dsn = Secret(server.replace("postgres@", "reader@"))
     tables = [
         TableConfig("app", name, "postgres", ("id",), "updated_at", options={"schema": "app"})
         for name in ("things_seen", "secret", "fine")

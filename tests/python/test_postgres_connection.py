@@ -16,13 +16,12 @@ import duckdb
 import psycopg
 import pyarrow as pa
 import pytest
-from pydantic import SecretStr
 
 from ingestion import postgres
 from ingestion.config import TableConfig
 from ingestion.lake import BatchWriter
 from ingestion.run import Landed, run
-from ingestion.settings import Settings
+from ingestion.settings import Secret, Settings
 from sandbox import postgres as sandbox_postgres
 from sandbox.postgres import Postgres
 
@@ -77,7 +76,6 @@ def settings(replicated: tuple[str, str], tmp_path: Path) -> Settings:
         lake=str(tmp_path / "lake"),
         source_dsn=replicated[0],
         extract_date=date(2025, 12, 31),
-        _env_file=None,
     )
 
 
@@ -116,7 +114,7 @@ def test_a_recovery_conflict_is_retried_and_publishes_no_half_table(
         primary.execute(
             f"insert into app.{name} select i, repeat('x', 100), timestamptz '2025-01-01' from generate_series(1, {rows}) i"
         )
-    settings.source_dsn = SecretStr(replicated[1])
+    settings.source_dsn = Secret(replicated[1])
     snapshots: list[str] = []
     attempts: list[str] = []
 
@@ -163,7 +161,7 @@ def test_a_replica_that_ends_every_attempt_is_named(
         " case when i = 200000 then pg_terminate_backend(pg_backend_pid()) end as ended"
         " from generate_series(1, 400000) as i"
     )
-    settings.source_dsn = SecretStr(replicated[1])
+    settings.source_dsn = Secret(replicated[1])
     monkeypatch.setattr(postgres, "ATTEMPTS_ON_A_REPLICA", 2)
     with psycopg.connect(replicated[1], autocommit=True) as standby:
         replayed(primary, standby)
@@ -324,12 +322,12 @@ def test_tls_as_the_connection_string_says(
         original = BatchWriter.write
         monkeypatch.setattr(BatchWriter, "write", write)
         # both our connections are encrypted, and the server has to be the one that the CA vouches for
-        settings.source_dsn = SecretStr(f"{dsn}?sslmode=verify-full&sslrootcert={authority}")
+        settings.source_dsn = Secret(f"{dsn}?sslmode=verify-full&sslrootcert={authority}")
         (result,) = run(settings, [table("things")])
         assert (result.error, result.rows) == (None, 1)
         assert seen == [(True,), (True,)]
     for wrong in (f"sslmode=verify-full&sslrootcert={authority.with_name('other.pem')}", "sslmode=disable"):
-        settings.source_dsn = SecretStr(f"{dsn}?{wrong}")
+        settings.source_dsn = Secret(f"{dsn}?{wrong}")
         with pytest.raises(postgres.IngestionError, match="PostgreSQL cannot be reached"):
             run(settings, [table("things")])
 

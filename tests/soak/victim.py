@@ -39,9 +39,7 @@ def ingest(
         storage.LocalStorage.create = lambda self, name, replace=False: _PlainFile(self._root / name)
         storage.S3Storage.create = lambda self, name, replace=False: _PlainObject(self, name)
     try:
-        errors = [
-            r.error for r in run.run(Settings(lake=root, _env_file=None, **settings), TABLES) if r.error
-        ]
+        errors = [r.error for r in run.run(Settings(lake=root, **settings), TABLES) if r.error]
     except IngestionError as error:
         errors = [str(error)]
     if errors:

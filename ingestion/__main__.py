@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 from ingestion.errors import DEAD_LETTERS, ConfigurationError, IngestionError
 from ingestion.log import Reporter, TextReporter, open_reporter
 
+# numpy's BLAS, which nothing here computes with, would start a thread for each processor.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 if TYPE_CHECKING:
     from ingestion.config import TableConfig
     from ingestion.run import Landed
@@ -135,9 +138,14 @@ def _tables(options: argparse.Namespace, settings: "Settings") -> "list[TableCon
 
 
 def _run(options: argparse.Namespace, settings: "Settings", reporter: Reporter) -> int:
-    from ingestion.run import run
+    from ingestion import postgres_driver
 
     tables = _dated(options, settings)
+    if any(t.kind == "postgres" for t in tables):
+        # PostgreSQL answers while Python imports Arrow, most of what is left to start.
+        postgres_driver.open_early(settings.source_dsn.get_secret_value())
+    from ingestion.run import run
+
     results = run(settings, tables, reconcile=options.reconcile, reporter=reporter)
     return _end("run", results, settings, reporter)
 

@@ -18,7 +18,6 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
@@ -188,6 +187,9 @@ class Lake:
 
     def manifests(self, source: str, table: str) -> list[dict[str, Any]]:
         """Manifests of a table's committed batches, oldest first."""
+        # A plain run reads the newest footer only, and does without this import.
+        from concurrent.futures import ThreadPoolExecutor
+
         files = self.batches(source, table)
         with ThreadPoolExecutor(FOOTERS_AT_ONCE) as footers:
             return list(footers.map(self.manifest, files))

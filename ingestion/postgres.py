@@ -10,24 +10,23 @@ does wait is DDL on that table, and writers queue behind DDL that waits: migrati
 
 import json
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, timedelta
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import adbc_driver_manager
-import adbc_driver_postgresql
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from adbc_driver_manager import _reader
 
 from ingestion.config import TableConfig
 from ingestion.errors import ConfigurationError, IngestionError
+from ingestion.postgres_driver import open_database, with_our_name
 from ingestion.postgres_types import Column, column, quoted
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 8 * 1024 * 1024
 ATTEMPTS_ON_A_REPLICA = 6
-APPLICATION = "credit-lakehouse ingestion"
 # The text of dates, intervals and floats does not depend on how the server is set up, a long read does not
 # begin in the middle of the table, and nothing of ours stays on the server for ever.
 SESSION = {
@@ -77,13 +75,13 @@ class Snapshot:
     """
 
     def __init__(self, dsn: str, timeout: str) -> None:
-        self._conninfo = _conninfo(dsn)
+        self._conninfo = with_our_name(dsn)
         session = SESSION | {"statement_timeout": timeout}
         # In two: a transaction begins as the settings before it say.
         self._begin = ("; ".join(f"set {name} = '{value}'" for name, value in session.items()), "begin")
         self._columns: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
         try:
-            self._database = adbc_driver_postgresql.connect(self._conninfo)
+            self._database = open_database(self._conninfo)
         except adbc_driver_manager.Error as error:
             _check_dsn(dsn)
             _, _, reason = str(error).partition("Failed to connect:")
@@ -175,15 +173,6 @@ class Snapshot:
         if not imported:
             return SourceGone(f"PostgreSQL went away: {_message(error)}; run again to finish")
         return IngestionError(f"PostgreSQL {'refused' if code else 'went away'}: {_message(error)}")
-
-
-def _conninfo(dsn: str) -> str:
-    """A connection string with our name, and a time limit unless it has one: the last value counts."""
-    uri = re.fullmatch(r"(postgres(?:ql)?://(?:[^@/]*@)?[^?]*)\??(.*)", dsn, re.DOTALL)
-    if uri is None:
-        return f"connect_timeout=10 {dsn} application_name='{APPLICATION}'"
-    name = f"application_name={APPLICATION.replace(' ', '%20')}"
-    return f"{uri[1]}?" + "&".join(filter(None, ("connect_timeout=10", uri[2], name)))
 
 
 def _check_dsn(dsn: str) -> None:
@@ -460,10 +449,10 @@ def read(
         decoded = [c.decode(values) for c, values in zip(columns, block.columns, strict=False)]
         masks = [mask for _, mask in decoded if mask is not None]
         if guard:
-            masks.append(block.columns[-1].to_numpy(zero_copy_only=False))
+            masks.append(block.columns[-1])
         rows = pa.table([values for values, _ in decoded], names=names)
         if masks:
-            rows = rows.filter(pa.array(~np.logical_or.reduce(masks)))
+            rows = rows.filter(pc.invert(reduce(pc.or_, masks)))
         return rows, block.num_rows - rows.num_rows
 
     with closing(snapshot.stream(query, convert)) as blocks:
@@ -519,7 +508,11 @@ def _not_landed(rows: pa.Table, landed: list[pa.Table], key: tuple[str, ...]) ->
 
 def _are_in(rows: pa.Table, landed: pa.Table, key: tuple[str, ...]) -> pa.ChunkedArray:
     """For each row, whether it has landed with equal content."""
-    place = pc.index_in(_keys(rows, key), value_set=_keys(landed, key))
+    if len(key) == 1 and rows[key[0]].type == landed[key[0]].type and pa.types.is_integer(rows[key[0]].type):
+        mine, theirs = (part[key[0]].combine_chunks() for part in (rows, landed))
+    else:
+        mine, theirs = _keys(rows, key), _keys(landed, key)
+    place = pc.index_in(mine, value_set=theirs)
     others = landed.take(place)
     same = pc.is_valid(place)
     for name in rows.column_names:

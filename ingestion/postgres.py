@@ -74,7 +74,7 @@ class Snapshot:
     is imported: a query that fails, and its locks, are of no concern to the next one.
     """
 
-    def __init__(self, dsn: str, timeout: str) -> None:
+    def __init__(self, dsn: str, timeout: str, tables: Iterable[TableConfig] = ()) -> None:
         self._conninfo = with_our_name(dsn)
         session = SESSION | {"statement_timeout": timeout}
         # In two: a transaction begins as the settings before it say.
@@ -94,8 +94,10 @@ class Snapshot:
         try:
             self._exporter = adbc_driver_manager.AdbcConnection(self._database)
             _execute(self._exporter, *self._begin)
-            with _blocks(self._exporter, "select pg_export_snapshot(), pg_is_in_recovery()") as blocks:
-                (self.name, self.in_recovery), *_ = _rows(blocks)
+            ((self.name, self.in_recovery),) = _fetch(
+                self._exporter, "select pg_export_snapshot(), pg_is_in_recovery()"
+            )
+            self._describe(tables, lambda query: _fetch(self._exporter, query))
         except BaseException as error:
             self.close()
             if isinstance(error, adbc_driver_manager.Error):
@@ -150,20 +152,20 @@ class Snapshot:
         except psycopg.Error as error:
             raise self._problem(error, imported) from None
 
-    def catalogue(self, tables: Iterable[TableConfig]) -> None:
-        """Read the columns of all these tables at once; raises as `stream`."""
+    def columns(self, table: TableConfig) -> list[tuple[Any, ...]]:
+        """What `CATALOGUE` says of each column of a table, [] when there is none; raises as `stream`."""
+        self._describe([table], self.query)
+        return self._columns[table.options["schema"], table.relation]
+
+    def _describe(self, tables: Iterable[TableConfig], fetch: Callable[[str], list[tuple[Any, ...]]]) -> None:
+        """Have the columns of tables, all that are not known yet by one query."""
         names = {(t.options["schema"], t.relation) for t in tables if t.kind == "postgres"}
         names -= self._columns.keys()
         if names:
             listed = ", ".join(f"({_literal(schema)}, {_literal(name)})" for schema, name in names)
             self._columns |= {name: [] for name in names}
-            for schema, name, *described in self.query(CATALOGUE.format(tables=listed)):
+            for schema, name, *described in fetch(CATALOGUE.format(tables=listed)):
                 self._columns[schema, name].append(tuple(described))
-
-    def columns(self, table: TableConfig) -> list[tuple[Any, ...]]:
-        """What `CATALOGUE` says of each column of a table, [] when there is none; raises as `stream`."""
-        self.catalogue([table])
-        return self._columns[table.options["schema"], table.relation]
 
     def _problem(self, error: Exception, imported: bool = True) -> Exception:
         """What an error means for the run; when the snapshot was not even `imported`, it is gone."""
@@ -235,6 +237,11 @@ def _fetched_ahead(blocks: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]
         raise block
 
 
+def _fetch(connection: adbc_driver_manager.AdbcConnection, query: str) -> list[tuple[Any, ...]]:
+    with _blocks(connection, query) as blocks:
+        return _rows(blocks)
+
+
 def _rows(blocks: Iterable[pa.RecordBatch]) -> list[tuple[Any, ...]]:
     return [row for block in blocks for row in zip(*(c.to_pylist() for c in block.columns), strict=True)]
 
@@ -256,8 +263,7 @@ def connect(dsn: str, timeout: str = "6h", tables: Iterable[TableConfig] = ()) -
         raise ConfigurationError(
             "SOURCE_DSN is not set; set it, or start the sandbox with `python -m sandbox up`"
         )
-    with closing(Snapshot(dsn, timeout)) as snapshot:
-        snapshot.catalogue(tables)
+    with closing(Snapshot(dsn, timeout, tables)) as snapshot:
         yield snapshot
 
 

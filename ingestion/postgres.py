@@ -71,7 +71,9 @@ class Snapshot:
     """One view of the database, read-only, that everything of a run is read from; see `connect`.
 
     One connection exports it and is idle from then on. Each query has a connection of its own, for which it
-    is imported: a query that fails, and its locks, are of no concern to the next one.
+    is imported: a query that fails, and its locks, are of no concern to the next one. Nothing is asked on a
+    connection that may have died meanwhile: this version of the driver ends the process when a command meets
+    a dead server (it copies an SQLSTATE that libpq's own errors have not), though not while rows stream in.
     """
 
     def __init__(self, dsn: str, timeout: str, tables: Iterable[TableConfig] = ()) -> None:
@@ -345,19 +347,16 @@ def extract(table: TableConfig, run: "Run", out: "BatchWriter") -> None:
         landed.append(run.lake.landed_without_cursor(table, out.schema.names))
         where = f"({where} or {cursor} is null)"
     unfit = 0
-    try:
-        # Closed at once when writing fails, so that no COPY is left running.
-        with closing(read(run.postgres, table, columns, where)) as blocks:
-            for rows, left_out in blocks:
-                unfit += left_out
-                out.extracted += rows.num_rows + left_out
-                new = _not_landed(rows, landed, table.key)
-                out.skip(rows.num_rows - new.num_rows)
-                out.write(new)
-        if unfit:
-            reject(run.postgres, table, columns, where, unfit, out)
-    except IngestionError as error:
-        raise IngestionError(f"{table.name}: {error}") from None
+    # Closed at once when writing fails, so that no COPY is left running.
+    with closing(read(run.postgres, table, columns, where)) as blocks:
+        for rows, left_out in blocks:
+            unfit += left_out
+            out.extracted += rows.num_rows + left_out
+            new = _not_landed(rows, landed, table.key)
+            out.skip(rows.num_rows - new.num_rows)
+            out.write(new)
+    if unfit:
+        reject(run.postgres, table, columns, where, unfit, out)
 
 
 def describe(snapshot: Snapshot, table: TableConfig) -> list[Column]:

@@ -111,18 +111,15 @@ def replay(table: TableConfig, run: Run, letters: list[DeadLetter], out: BatchWr
 def _land(table: TableConfig, run: Run, out: BatchWriter, newest: "Newest", where: str) -> None:
     columns = postgres.describe(run.postgres, table)
     unfit = 0
-    try:
-        with closing(_read(table, run, columns, where)) as blocks:
-            for rows, left_out in blocks:
-                unfit += left_out
-                out.extracted += rows.num_rows + left_out
-                changed = newest.changed(rows)
-                out.skip(rows.num_rows - changed.num_rows)
-                out.write(changed)
-        if unfit:
-            postgres.reject(run.postgres, table, columns, where, unfit, out)
-    except IngestionError as error:
-        raise IngestionError(f"{table.name}: {error}") from None
+    with closing(_read(table, run, columns, where)) as blocks:
+        for rows, left_out in blocks:
+            unfit += left_out
+            out.extracted += rows.num_rows + left_out
+            changed = newest.changed(rows)
+            out.skip(rows.num_rows - changed.num_rows)
+            out.write(changed)
+    if unfit:
+        postgres.reject(run.postgres, table, columns, where, unfit, out)
 
 
 def _read(table: TableConfig, run: Run, columns: list[Column], where: str) -> Iterator[tuple[pa.Table, int]]:

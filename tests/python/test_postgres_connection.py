@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -221,6 +222,72 @@ def test_a_statement_that_takes_too_long_fails_its_table_alone(
     slow, fine = run(settings, [table("slow"), table("fine")], reconcile=reconcile)
     assert slow.error == "app.slow: PostgreSQL refused: canceling statement due to statement timeout"
     assert (fine.error, fine.rows) == (None, 1)
+
+
+KILLS = """
+import random, sys, time
+import psutil, psycopg
+from ingestion.config import TableConfig
+from ingestion.lake import BatchWriter
+from ingestion.run import run
+from ingestion.settings import Settings
+
+dsn, folder, postmaster = sys.argv[1], sys.argv[2], psutil.Process(int(sys.argv[3]))
+write, killed = BatchWriter.write, []
+
+def and_kill(writer, rows):
+    if killed and killed[-1] is None and random.random() < 0.5:
+        sessions = [p for p in postmaster.children() if " postgres postgres " in p.cmdline()[0]]
+        killed[-1] = [" ".join(p.cmdline()) for p in sessions]
+        for session in sessions:
+            if "idle" not in session.cmdline()[0]:
+                session.kill()
+    write(writer, rows)
+
+BatchWriter.write = and_kill
+tables = [
+    TableConfig("app", name, "postgres", ("id",), "updated_at", options={"schema": "app"})
+    for name in ("large", "small", "small_2")
+]
+for number in range(12):
+    killed.append(None)
+    try:
+        results = run(Settings(lake=f"{folder}/{number}", source_dsn=dsn, extract_date="2025-12-31"), tables)
+        print("|".join(r.error or "landed" for r in results), flush=True)
+    except Exception as error:
+        print(f"whole run: {error}", flush=True)
+    while True:
+        try:
+            psycopg.connect(dsn).close()
+            break
+        except psycopg.Error:
+            time.sleep(0.02)
+print("killed", sum(map(bool, killed)))
+"""
+
+
+def test_a_postgresql_that_is_killed_under_a_copy_is_one_line(new_folder: Callable[[str], Path]) -> None:
+    """In a process of its own, which the driver could end; the kills hit COPYs under way and just ended."""
+    folder = new_folder("killed")
+    folder.chmod(0o755)
+    with (folder / "log").open("wb") as log:
+        server = Postgres(folder / "pgdata", log)
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            connection.execute("set synchronous_commit = on; create schema app")
+            for name, rows in (("large", 300_000), ("small", 1000), ("small_2", 1000)):
+                connection.execute(
+                    f"create table app.{name} as select i as id, repeat('x', 80) as body,"
+                    f" now() as updated_at from generate_series(1, {rows}) as i"
+                )
+        postmaster = sandbox_postgres.find_postmaster(folder / "pgdata")
+        arguments = [sys.executable, "-c", KILLS, server.dsn, str(folder / "lake"), str(postmaster.pid)]
+        (folder / "lake").mkdir()
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        server.stop()
+    assert (done.returncode, done.stderr) == (0, "")
+    *runs, killed = done.stdout.splitlines()
+    assert int(killed.split()[1]) >= 6
+    assert sum("went away" in line for line in runs) >= 6
 
 
 def test_nothing_can_be_written_through_any_connection(replicated: tuple[str, str]) -> None:

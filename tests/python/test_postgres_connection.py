@@ -238,10 +238,9 @@ write, killed = BatchWriter.write, []
 def and_kill(writer, rows):
     if killed and killed[-1] is None and random.random() < 0.5:
         sessions = [p for p in postmaster.children() if " postgres postgres " in p.cmdline()[0]]
-        killed[-1] = [" ".join(p.cmdline()) for p in sessions]
+        killed[-1] = len(sessions)
         for session in sessions:
-            if "idle" not in session.cmdline()[0]:
-                session.kill()
+            session.kill()
     write(writer, rows)
 
 BatchWriter.write = and_kill
@@ -249,7 +248,7 @@ tables = [
     TableConfig("app", name, "postgres", ("id",), "updated_at", options={"schema": "app"})
     for name in ("large", "small", "small_2")
 ]
-for number in range(12):
+for number in range(8):
     killed.append(None)
     try:
         results = run(Settings(lake=f"{folder}/{number}", source_dsn=dsn, extract_date="2025-12-31"), tables)
@@ -286,8 +285,8 @@ def test_a_postgresql_that_is_killed_under_a_copy_is_one_line(new_folder: Callab
         server.stop()
     assert (done.returncode, done.stderr) == (0, "")
     *runs, killed = done.stdout.splitlines()
-    assert int(killed.split()[1]) >= 6
-    assert sum("went away" in line for line in runs) >= 6
+    assert int(killed.split()[1]) >= 5
+    assert sum("went away" in line for line in runs) >= 4
 
 
 def test_nothing_can_be_written_through_any_connection(replicated: tuple[str, str]) -> None:

@@ -9,6 +9,7 @@ import unicodedata
 from dataclasses import dataclass, field
 
 import psycopg
+import pyarrow as pa
 import yaml
 from psycopg import sql
 
@@ -117,6 +118,7 @@ class Relation:
     cursor: str | None = None
     is_empty: bool = False
     pii: dict[str, str] = field(default_factory=dict)
+    numeric: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     problem: str | None = None
 
@@ -230,6 +232,13 @@ def _look(
     )
     relation.is_empty = postgres.is_empty(snapshot, table)
     relation.notes += _unfit(connection, snapshot, table)
+    for column in postgres.describe(snapshot, table):
+        if pa.types.is_decimal256(getattr(column.type, "value_type", column.type)):
+            relation.numeric[column.name] = "string"
+            relation.notes.append(
+                f"{column.name}: text keeps all of its {column.type}; DuckDB would read numbers of more than"
+                " 38 digits as doubles, Athena not at all"
+            )
     relation.notes += [
         f"{c.name}: numeric without precision lands as text; say numeric: decimal(38,9) for numbers"
         for c in relation.columns
@@ -283,6 +292,8 @@ def _to_yaml(schema: str, relations: list[Relation]) -> str:
         entry |= {"key": list(relation.key), "cursor": relation.cursor}
         if relation.is_empty:
             entry["may_be_empty"] = True
+        if relation.numeric:
+            entry["numeric"] = relation.numeric
         if relation.pii:
             entry["pii"] = relation.pii
         text = f"{relation.lake_name}: {_flow(entry)}"

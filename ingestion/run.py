@@ -275,7 +275,8 @@ def _months(first: date, last: date) -> Iterator[tuple[date, date]]:
 def _problem(table: TableConfig, error: Exception) -> str:
     """One line about what stopped a table; raises `error` itself when it is none that is foreseen."""
     if isinstance(error, IngestionError):
-        return str(error) if table.name in str(error) else f"{table.name}: {error}"
+        is_named = table.kind != "postgres" or table.name in str(error)
+        return str(error) if is_named else f"{table.name}: {error}"
     if isinstance(error, OSError):
         return f"{table.name}: {error.strerror or type(error).__name__} ({error.filename or 'the lake'})"
     # psycopg's, where a source has a connection of its own; importing psycopg to ask takes too long.

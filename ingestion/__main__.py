@@ -143,9 +143,10 @@ def _run(options: argparse.Namespace, settings: "Settings", reporter: Reporter) 
     from ingestion import postgres_driver
 
     tables = _dated(options, settings)
-    if any(t.kind == "postgres" for t in tables):
+    dsn = settings.source_dsn.get_secret_value()
+    if dsn and any(t.kind == "postgres" for t in tables):
         # PostgreSQL answers while Python imports Arrow, most of what is left to start.
-        postgres_driver.open_early(settings.source_dsn.get_secret_value())
+        postgres_driver.open_early(dsn)
     if all(t.kind == "postgres" for t in tables):
         # Arrow imports numpy wherever it finds it, a fifth of a small increment's time. It does without, and
         # so does all that lands PostgreSQL's tables.

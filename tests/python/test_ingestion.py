@@ -528,6 +528,24 @@ def test_errors_are_one_line_that_says_what_to_do(
     assert "cret" not in done.stderr
 
 
+def test_an_increment_waits_for_no_import_that_it_does_not_need(
+    database: psycopg.Connection, server: str, tmp_path: Path
+) -> None:
+    insert(database, 1, 3)
+    sources = tmp_path / "sources.yml"
+    sources.write_text(
+        "app: {kind: postgres, schema: app, tables: {things: {key: [id], cursor: updated_at}}}"
+    )
+    environment = {"LAKE": str(tmp_path / "lake"), "SOURCE_DSN": server, "SOURCES_FILE": str(sources)}
+    program = (
+        "import sys; from ingestion.__main__ import main; code = main(['run'])\n"
+        "heavy = ('numpy', 'psycopg', 'pydantic', 'tenacity', 'dotenv', 'boto3', 'duckdb', 'asyncio', 'logging')\n"
+        "print(code, [name for name in heavy if sys.modules.get(name)])"
+    )
+    done = Pipeline("synthetic", tmp_path, environment).run(sys.executable, "-c", program)
+    assert done.splitlines()[-1] == "0 []"
+
+
 def test_help_names_every_command(tmp_path: Path) -> None:
     text = Pipeline("synthetic", tmp_path).run(sys.executable, "-m", "ingestion", "--help")
     assert "run" in text

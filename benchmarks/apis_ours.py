@@ -17,7 +17,7 @@ def main() -> None:
     given = json.load(sys.stdin)
     settings = Settings(
         lake=given["lake"], source_dsn=given["dsn"], bureau_url=given["url"], bureau_api_key=KEY,
-        extract_date=DAY, _env_file=None,
+        extract_date=DAY,
     )  # fmt: skip
     table = next(t for t in load_sources() if t.name == "bureau.scores")
     unlimited = {"requests_per_second": 1_000_000, "burst": 1_000_000, "concurrency": 4}

@@ -119,7 +119,7 @@ def land(drop: Path, lake: Path) -> None:
     day = date(2026, 1, 1)
     target = Lake.open(str(lake), "synthetic")
     with target.lock():
-        settings = Settings(event_log=str(drop), _env_file=None)
+        settings = Settings(event_log=str(drop))
         run = Run(settings, target, day, target.next_batch_id(), None)
         with target.begin(events, files.schema(events, run), run.batch_id, day) as out:
             files.extract(events, run, out)

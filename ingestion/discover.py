@@ -9,6 +9,7 @@ import unicodedata
 from dataclasses import dataclass, field
 
 import psycopg
+import pyarrow as pa
 import yaml
 from psycopg import sql
 
@@ -117,6 +118,7 @@ class Relation:
     cursor: str | None = None
     is_empty: bool = False
     pii: dict[str, str] = field(default_factory=dict)
+    numeric: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     problem: str | None = None
 
@@ -128,7 +130,7 @@ def discover(dsn: str, schema: str) -> str:
         IngestionError: PostgreSQL cannot be reached.
         ConfigurationError: there is no such schema, or nothing in it.
     """
-    with postgres.connect(dsn) as connection:
+    with postgres.connect(dsn) as snapshot, snapshot.psycopg() as connection:
         found = connection.execute(_RELATIONS, (postgres.quoted(schema),)).fetchall()
         if not found:
             raise ConfigurationError(
@@ -137,11 +139,15 @@ def discover(dsn: str, schema: str) -> str:
         relations: list[Relation] = []
         for oid, name, kind in found:
             lake_name = _lake_name(name, {r.lake_name for r in relations})
-            relations.append(_inspect(connection, schema, oid, Relation(name, lake_name, _KINDS[kind])))
+            relations.append(
+                _inspect(connection, snapshot, schema, oid, Relation(name, lake_name, _KINDS[kind]))
+            )
     return _to_yaml(schema, relations)
 
 
-def _inspect(connection: psycopg.Connection, schema: str, oid: int, relation: Relation) -> Relation:
+def _inspect(
+    connection: psycopg.Connection, snapshot: postgres.Snapshot, schema: str, oid: int, relation: Relation
+) -> Relation:
     for name, kind, is_not_null, _, base, is_indexed in connection.execute(_COLUMNS, (oid,)):
         relation.columns.append(Column(name, kind, base, is_not_null, is_indexed))
     key = connection.execute(_KEY, (oid,)).fetchone()
@@ -154,7 +160,7 @@ def _inspect(connection: psycopg.Connection, schema: str, oid: int, relation: Re
     _choose_cursor(relation)
     try:
         with connection.transaction():
-            _look(connection, schema, relation)
+            _look(connection, snapshot, schema, relation)
     except psycopg.OperationalError:
         raise
     except psycopg.Error as error:
@@ -188,7 +194,9 @@ def _choose_cursor(relation: Relation) -> None:
     relation.notes.append(f"cursor: {'; '.join(about)}" + (f"; other candidates: {others}" if others else ""))
 
 
-def _look(connection: psycopg.Connection, schema: str, relation: Relation) -> None:
+def _look(
+    connection: psycopg.Connection, snapshot: postgres.Snapshot, schema: str, relation: Relation
+) -> None:
     """Find out what needs the rows: whether there are any, shapes of personal data, what cannot be landed."""
     identifier = sql.Identifier(schema, relation.name)
     texts = [c for c in relation.columns if c.base == "text" or c.base.startswith("character")]
@@ -222,8 +230,15 @@ def _look(connection: psycopg.Connection, schema: str, relation: Relation) -> No
         cursor=relation.cursor,
         options={"schema": schema, "relation": relation.name},
     )
-    relation.is_empty = postgres.is_empty(connection, table)
-    relation.notes += _unfit(connection, table)
+    relation.is_empty = postgres.is_empty(snapshot, table)
+    relation.notes += _unfit(connection, snapshot, table)
+    for column in postgres.describe(snapshot, table):
+        if pa.types.is_decimal256(getattr(column.type, "value_type", column.type)):
+            relation.numeric[column.name] = "string"
+            relation.notes.append(
+                f"{column.name}: text keeps all of its {column.type}; DuckDB would read numbers of more than"
+                " 38 digits as doubles, Athena not at all"
+            )
     relation.notes += [
         f"{c.name}: numeric without precision lands as text; say numeric: decimal(38,9) for numbers"
         for c in relation.columns
@@ -231,9 +246,9 @@ def _look(connection: psycopg.Connection, schema: str, relation: Relation) -> No
     ]
 
 
-def _unfit(connection: psycopg.Connection, table: TableConfig) -> list[str]:
+def _unfit(connection: psycopg.Connection, snapshot: postgres.Snapshot, table: TableConfig) -> list[str]:
     """What of the sample would become dead letters, by column."""
-    columns = [c for c in postgres.describe(connection, table) if c.unfit]
+    columns = [c for c in postgres.describe(snapshot, table) if c.unfit]
     if not columns:
         return []
     counts = ", ".join(f"count(*) filter (where {c.unfit})" for c in columns)
@@ -277,6 +292,8 @@ def _to_yaml(schema: str, relations: list[Relation]) -> str:
         entry |= {"key": list(relation.key), "cursor": relation.cursor}
         if relation.is_empty:
             entry["may_be_empty"] = True
+        if relation.numeric:
+            entry["numeric"] = relation.numeric
         if relation.pii:
             entry["pii"] = relation.pii
         text = f"{relation.lake_name}: {_flow(entry)}"

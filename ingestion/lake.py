@@ -18,7 +18,6 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
@@ -92,6 +91,7 @@ class Lake:
         self.world = world
         self._committed: list[dict[str, Any]] = []
         self._listed: dict[str, list[PurePosixPath]] | None = None
+        self._newest: dict[PurePosixPath, dict[str, Any]] = {}
 
     @classmethod
     def open(cls, root: str, world: str, source_id: str = "") -> "Lake":
@@ -188,6 +188,9 @@ class Lake:
 
     def manifests(self, source: str, table: str) -> list[dict[str, Any]]:
         """Manifests of a table's committed batches, oldest first."""
+        # A plain run reads the newest footer only, and does without this import.
+        from concurrent.futures import ThreadPoolExecutor
+
         files = self.batches(source, table)
         with ThreadPoolExecutor(FOOTERS_AT_ONCE) as footers:
             return list(footers.map(self.manifest, files))
@@ -195,7 +198,12 @@ class Lake:
     def last_manifest(self, source: str, table: str) -> dict[str, Any] | None:
         """Manifest of the newest batch of a table, or None before the first."""
         files = self.batches(source, table)
-        return self.manifest(files[-1]) if files else None
+        if not files:
+            return None
+        # A run asks for it more than once, and a batch does not change.
+        if files[-1] not in self._newest:
+            self._newest[files[-1]] = self.manifest(files[-1])
+        return self._newest[files[-1]]
 
     def next_batch_id(self) -> str:
         """One more than the highest batch id in the lake: eight digits, the same for all tables of a run."""
@@ -215,7 +223,7 @@ class Lake:
         needed = [*columns, *table.key, "_batch_id", "_source_deleted"]
         parts = []
         for batch in reversed(self.batches(table.source, table.table)):
-            highest = _cursor_max(self.manifest(batch))
+            highest = _cursor_max(self._newest.get(batch) or self.manifest(batch))
             # cursor_max never falls from one batch to the next, so nothing older can reach the window.
             if highest is None or datetime.fromisoformat(highest) < since:
                 break

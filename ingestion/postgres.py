@@ -2,34 +2,39 @@
 
 PostgreSQL streams `COPY (…) (FORMAT binary)`, the ADBC driver turns it into Arrow in C, and
 `postgres_types` makes of that what the lake holds, a block of rows at a time: memory does not grow with the
-table. All tables of a run are read from one snapshot, which the connection of `connect` exports.
+table. All tables of a run are read from one exported snapshot.
 
 Locks: only ACCESS SHARE, and each table's only while it is read, so no reader or writer waits for us. What
 does wait is DDL on that table, and writers queue behind DDL that waits: migrations should set `lock_timeout`.
 """
 
 import json
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, timedelta
-from typing import Any
+from functools import reduce
+from typing import TYPE_CHECKING, Any
 
 import adbc_driver_manager
-import adbc_driver_postgresql
-import numpy as np
-import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from adbc_driver_manager import _reader
 
 from ingestion.config import TableConfig
 from ingestion.errors import ConfigurationError, IngestionError
-from ingestion.lake import BatchWriter, DeadLetter
+from ingestion.postgres_driver import open_database, with_our_name
 from ingestion.postgres_types import Column, column, quoted
-from ingestion.run import Run
+
+if TYPE_CHECKING:
+    # Importing it takes as long as landing a small increment: only queries with parameters need it.
+    import psycopg
+
+    from ingestion.lake import BatchWriter, DeadLetter
+    from ingestion.run import Run
 
 BLOCK_BYTES = 8 * 1024 * 1024
 ATTEMPTS_ON_A_REPLICA = 6
@@ -44,138 +49,224 @@ SESSION = {
     "extra_float_digits": "1",
     "bytea_output": "hex",
     "client_encoding": "UTF8",
+    "standard_conforming_strings": "on",
     "synchronize_seqscans": "off",
     "lock_timeout": "30s",
-    # The connection that holds the snapshot is idle while the other one reads a table.
+    # The connection that holds the snapshot is idle while another one reads a table.
     "idle_in_transaction_session_timeout": "1d",
 }
+# SQLSTATEs of a query or a session that a replica ended.
+_CONFLICT = ("40001", "40P01", "57P")
+
+
+class SourceGone(IngestionError):
+    """PostgreSQL, or the snapshot, cannot be reached: no other table can be read either."""
 
 
 class RecoveryConflict(Exception):
     """A replica ended a query of ours, or the snapshot itself, to go on replaying its primary's changes."""
 
 
-class Snapshot(psycopg.Connection):
-    """A connection in one read-only transaction, whose snapshot `stream` reads from as well."""
+class Snapshot:
+    """One view of the database, read-only, that everything of a run is read from; see `connect`.
 
-    conninfo = ""
-    name = ""
-    in_recovery = False
-    _driver: adbc_driver_manager.AdbcConnection | None = None
-    _database: adbc_driver_manager.AdbcDatabase | None = None
+    One connection exports it and is idle from then on. Each query has a connection of its own, for which it
+    is imported: a query that fails, and its locks, are of no concern to the next one. Nothing is asked on a
+    connection that may have died meanwhile: this version of the driver ends the process when a command meets
+    a dead server (it copies an SQLSTATE that libpq's own errors have not), though not while rows stream in.
+    """
+
+    def __init__(self, dsn: str, timeout: str, tables: Iterable[TableConfig] = ()) -> None:
+        self._conninfo = with_our_name(dsn)
+        session = SESSION | {"statement_timeout": timeout}
+        # In two: a transaction begins as the settings before it say.
+        self._begin = ("; ".join(f"set {name} = '{value}'" for name, value in session.items()), "begin")
+        self._columns: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
+        try:
+            self._database = open_database(self._conninfo)
+        except adbc_driver_manager.Error as error:
+            _check_dsn(dsn)
+            _, _, reason = str(error).partition("Failed to connect:")
+            lines = (reason or _message(error)).strip().splitlines()
+            raise SourceGone(
+                f"PostgreSQL cannot be reached ({lines[0]}); check SOURCE_DSN or run `python -m sandbox up`"
+            ) from None
+        self._exporter: adbc_driver_manager.AdbcConnection | None = None
+        self.name, self.in_recovery = "", False
+        try:
+            self._exporter = adbc_driver_manager.AdbcConnection(self._database)
+            _execute(self._exporter, *self._begin)
+            ((self.name, self.in_recovery),) = _fetch(
+                self._exporter, "select pg_export_snapshot(), pg_is_in_recovery()"
+            )
+            self._describe(tables, lambda query: _fetch(self._exporter, query))
+        except BaseException as error:
+            self.close()
+            if isinstance(error, adbc_driver_manager.Error):
+                raise self._problem(error) from None
+            raise
+
+    def close(self) -> None:
+        """End the snapshot."""
+        for handle in (self._exporter, self._database):
+            if handle is not None:
+                handle.close()
 
     def stream(
         self, query: str, convert: Callable[[pa.RecordBatch], Any] = lambda block: block
     ) -> Iterator[Any]:
         """The rows of a query, a block at a time, each converted while the next one is fetched.
 
-        It runs in a transaction of its own on a second connection, so its locks end with it.
-
         Raises:
-            IngestionError: PostgreSQL refused the query, or went away.
-            RecoveryConflict: so it did, and it is a replica.
+            IngestionError: PostgreSQL refused the query, or ended it in the middle.
+            SourceGone: there is no PostgreSQL, or no snapshot, any more.
+            RecoveryConflict: any of these, by a replica that had to.
         """
-        begun = False
+        imported = False
         try:
-            if self._driver is None:
-                self._database = adbc_driver_postgresql.connect(self.conninfo)
-                self._driver = adbc_driver_manager.AdbcConnection(
-                    self._database, **{"adbc.connection.autocommit": "true"}
-                )
-            self._run("begin")
-            self._run(f"set transaction snapshot '{self.name}'")
-            begun = True
-            with closing(adbc_driver_manager.AdbcStatement(self._driver)) as statement:
-                statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BLOCK_BYTES)})
-                statement.set_sql_query(query)
-                # The executor ends first: no thread reads from what is being closed.
-                with (
-                    pa.RecordBatchReader.from_stream(statement.execute_query()[0]) as batches,
-                    ThreadPoolExecutor(1) as thread,
-                ):
-                    waiting = thread.submit(next, batches, None)
-                    while (block := waiting.result()) is not None:
-                        waiting = thread.submit(next, batches, None)
-                        yield convert(block)
-            self._run("commit")
-        except (adbc_driver_manager.Error, pa.ArrowException, OSError) as error:
-            self._drop_driver()
-            # 42: the query is wrong, or the snapshot has gone before it. An error in mid-stream has no code.
-            code = getattr(error, "sqlstate", None) or ""
-            if self.in_recovery and (not begun or not code.startswith("42")):
-                raise RecoveryConflict(_message(error)) from None
-            raise IngestionError(f"PostgreSQL refused: {_message(error)}") from None
-        except BaseException:
-            # The COPY may still be running: there is no other way to end it.
-            self._drop_driver()
-            raise
+            # Closed at its end, also of its transaction and of a COPY that still runs: all is read-only.
+            with closing(adbc_driver_manager.AdbcConnection(self._database)) as connection:
+                _execute(connection, *self._begin, f"set transaction snapshot '{self.name}'")
+                imported = True
+                with _blocks(connection, query) as blocks, closing(_fetched_ahead(blocks)) as ahead:
+                    yield from map(convert, ahead)
+        except adbc_driver_manager.Error as error:
+            raise self._problem(error, imported) from None
+        except pa.ArrowException as error:
+            raise IngestionError(f"PostgreSQL's rows cannot be read ({type(error).__name__})") from None
 
-    def close(self) -> None:
-        """Close both connections."""
-        self._drop_driver()
-        super().close()
+    def query(self, query: str) -> list[tuple[Any, ...]]:
+        """The few rows of a query; raises as `stream`."""
+        return _rows(self.stream(query))
 
-    def _run(self, command: str) -> None:
-        with closing(adbc_driver_manager.AdbcStatement(self._driver)) as statement:
+    @contextmanager
+    def psycopg(self) -> "Iterator[psycopg.Connection]":
+        """A connection for queries with parameters, in one transaction; raises as `stream`."""
+        import psycopg
+
+        imported = False
+        try:
+            with psycopg.connect(self._conninfo, autocommit=True) as connection:
+                for command in (*self._begin, f"set transaction snapshot '{self.name}'"):
+                    connection.execute(command)
+                imported = True
+                yield connection
+        except psycopg.Error as error:
+            raise self._problem(error, imported) from None
+
+    def columns(self, table: TableConfig) -> list[tuple[Any, ...]]:
+        """What `CATALOGUE` says of each column of a table, [] when there is none; raises as `stream`."""
+        self._describe([table], self.query)
+        return self._columns[table.options["schema"], table.relation]
+
+    def _describe(self, tables: Iterable[TableConfig], fetch: Callable[[str], list[tuple[Any, ...]]]) -> None:
+        """Have the columns of tables, all that are not known yet by one query."""
+        names = {(t.options["schema"], t.relation) for t in tables if t.kind == "postgres"}
+        names -= self._columns.keys()
+        if names:
+            listed = ", ".join(f"({_literal(schema)}, {_literal(name)})" for schema, name in names)
+            self._columns |= {name: [] for name in names}
+            for schema, name, *described in fetch(CATALOGUE.format(tables=listed)):
+                self._columns[schema, name].append(tuple(described))
+
+    def _problem(self, error: Exception, imported: bool = True) -> Exception:
+        """What an error means for the run; when the snapshot was not even `imported`, it is gone."""
+        code = getattr(error, "sqlstate", None) or ""
+        if self.in_recovery and (not imported or not code or code.startswith(_CONFLICT)):
+            return RecoveryConflict(_message(error))
+        if not imported:
+            return SourceGone(f"PostgreSQL went away: {_message(error)}; run again to finish")
+        return IngestionError(f"PostgreSQL {'refused' if code else 'went away'}: {_message(error)}")
+
+
+def _check_dsn(dsn: str) -> None:
+    """Refuse what is no connection string: PostgreSQL's own message would quote it, and the password."""
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        raise ConfigurationError(
+            "SOURCE_DSN is no connection string; write it as postgresql://user:password@host:5432/database"
+            " (special characters percent-encoded)"
+        ) from None
+
+
+def _execute(connection: adbc_driver_manager.AdbcConnection, *commands: str) -> None:
+    for command in commands:
+        with closing(adbc_driver_manager.AdbcStatement(connection)) as statement:
             statement.set_sql_query(command)
             statement.execute_update()
 
-    def _drop_driver(self) -> None:
-        for handle in (self._driver, self._database):
-            if handle is not None:
-                handle.close()
-        self._driver = self._database = None
+
+@contextmanager
+def _blocks(connection: adbc_driver_manager.AdbcConnection, query: str) -> Iterator[Iterator[pa.RecordBatch]]:
+    """The rows of a query, fetched with COPY."""
+    with closing(adbc_driver_manager.AdbcStatement(connection)) as statement:
+        statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BLOCK_BYTES)})
+        statement.set_sql_query(query)
+        handle, _ = statement.execute_query()
+        # As pyarrow's own reader, but its errors have PostgreSQL's message and SQLSTATE.
+        reader = _reader.AdbcRecordBatchReader._import_from_c(handle.address)
+        try:
+            yield iter(reader)
+        finally:
+            reader.close()
+
+
+def _fetched_ahead(blocks: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The blocks, each but the first fetched while the one before is in use."""
+    # concurrent.futures would do, but importing it takes longer than most increments' blocks.
+    fetched: list[pa.RecordBatch | BaseException | None] = []
+
+    def fetch() -> None:
+        try:
+            fetched.append(next(blocks, None))
+        except BaseException as error:
+            fetched.append(error)
+
+    fetch()
+    while isinstance(block := fetched.pop(), pa.RecordBatch):
+        thread = threading.Thread(target=fetch)
+        thread.start()
+        try:
+            yield block
+        finally:
+            # Nothing is closed while a thread reads from it.
+            thread.join()
+    if block is not None:
+        raise block
+
+
+def _fetch(connection: adbc_driver_manager.AdbcConnection, query: str) -> list[tuple[Any, ...]]:
+    with _blocks(connection, query) as blocks:
+        return _rows(blocks)
+
+
+def _rows(blocks: Iterable[pa.RecordBatch]) -> list[tuple[Any, ...]]:
+    return [row for block in blocks for row in zip(*(c.to_pylist() for c in block.columns), strict=True)]
 
 
 @contextmanager
-def connect(dsn: str, timeout: str = "6h") -> Iterator[Snapshot]:
-    """A read-only connection whose one transaction sees one snapshot of the database.
+def connect(dsn: str, timeout: str = "6h", tables: Iterable[TableConfig] = ()) -> Iterator[Snapshot]:
+    """A snapshot of the database, read-only.
 
     Args:
         dsn: a libpq connection string: of a primary or of a replica, with TLS as it says (`sslmode`, …).
         timeout: what one statement, such as reading a table, may take: `6h`, `90s`, ….
+        tables: those whose columns will be asked for: they are read together.
 
     Raises:
-        IngestionError: PostgreSQL cannot be reached, or went away in the middle.
+        SourceGone: PostgreSQL cannot be reached.
         RecoveryConflict: a replica went away in the middle.
     """
     if not dsn:
         raise ConfigurationError(
             "SOURCE_DSN is not set; set it, or start the sandbox with `python -m sandbox up`"
         )
-    try:
-        given = conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError:
-        # PostgreSQL's own message would quote the string, and with it the password.
-        raise ConfigurationError(
-            "SOURCE_DSN is no connection string; write it as postgresql://user:password@host:5432/database"
-            " (special characters percent-encoded)"
-        ) from None
-    session = SESSION | {"statement_timeout": timeout}
-    options = " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in session.items())
-    conninfo = make_conninfo(
-        dsn,
-        options=f"{given.get('options', '')} {options}".strip(),
-        application_name="credit-lakehouse ingestion",
-        connect_timeout=given.get("connect_timeout", 10),
-    )
-    try:
-        connection = Snapshot.connect(conninfo)
-    except psycopg.Error as error:
-        raise IngestionError(
-            f"PostgreSQL cannot be reached ({_reason(error)}); check SOURCE_DSN or run `python -m sandbox up`"
-        ) from None
-    with connection:
-        try:
-            connection.conninfo = conninfo
-            connection.name, connection.in_recovery = connection.execute(
-                "select pg_export_snapshot(), pg_is_in_recovery()"
-            ).fetchone()
-            yield connection
-        except psycopg.OperationalError as error:
-            if connection.in_recovery:
-                raise RecoveryConflict(_reason(error)) from None
-            raise IngestionError(f"PostgreSQL went away: {_reason(error)}; run again to finish") from None
+    with closing(Snapshot(dsn, timeout, tables)) as snapshot:
+        yield snapshot
 
 
 def each(
@@ -190,25 +281,25 @@ def each(
         IngestionError: PostgreSQL cannot be reached, went away, or is a replica that ended every attempt.
     """
     left = list(tables)
-    try:
-        for attempt in Retrying(
-            retry=retry_if_exception_type(RecoveryConflict),
-            stop=stop_after_attempt(ATTEMPTS_ON_A_REPLICA),
-            wait=wait_random_exponential(multiplier=0.5, max=60),
-            reraise=True,
-        ):
-            with attempt, connect(dsn, timeout) as connection:
+    for attempt in range(1, ATTEMPTS_ON_A_REPLICA + 1):
+        try:
+            with connect(dsn, timeout, left) as snapshot:
                 while left:
-                    land(left[0], connection)
+                    land(left[0], snapshot)
                     del left[0]
-    except RecoveryConflict as conflict:
-        raise IngestionError(
-            f"{left[0].name}: the replica ended {ATTEMPTS_ON_A_REPLICA} attempts to read it ({conflict}); set"
-            " hot_standby_feedback or a longer max_standby_streaming_delay there, or read the primary"
-        ) from None
+            return
+        except RecoveryConflict as conflict:
+            if attempt == ATTEMPTS_ON_A_REPLICA:
+                raise IngestionError(
+                    f"{left[0].name}: the replica ended {ATTEMPTS_ON_A_REPLICA} attempts to read it"
+                    f" ({conflict}); set hot_standby_feedback or a longer max_standby_streaming_delay there,"
+                    " or read the primary"
+                ) from None
+            # tenacity would wait so as well, but even where there is no conflict it costs a start 50 ms.
+            time.sleep(random.uniform(0, min(60, 2**attempt / 2)))
 
 
-def schema(table: TableConfig, run: Run) -> pa.Schema:
+def schema(table: TableConfig, run: "Run") -> pa.Schema:
     """The table's columns with their types in the lake."""
     return lake_schema(describe(run.postgres, table))
 
@@ -218,20 +309,20 @@ def lake_schema(columns: list[Column]) -> pa.Schema:
     return pa.schema([(c.name, c.type) for c in columns])
 
 
-def replay(table: TableConfig, run: Run, letters: list[DeadLetter], out: BatchWriter) -> None:
+def replay(table: TableConfig, run: "Run", letters: "list[DeadLetter]", out: "BatchWriter") -> None:
     """Read the rows of dead letters again by their keys; see `reconcile.replay`."""
     from ingestion import reconcile
 
     reconcile.replay(table, run, letters, out)
 
 
-def is_empty(connection: psycopg.Connection, table: TableConfig) -> bool:
+def is_empty(snapshot: Snapshot, table: TableConfig) -> bool:
     """Whether the source's table has no row at all."""
-    query = f"select not exists (select from {source(table)})"  # noqa: S608 - the name is quoted
-    return connection.execute(query).fetchone()[0]
+    ((empty,),) = snapshot.query(f"select not exists (select from {source(table)})")  # noqa: S608 - quoted
+    return empty
 
 
-def extract(table: TableConfig, run: Run, out: BatchWriter) -> None:
+def extract(table: TableConfig, run: "Run", out: "BatchWriter") -> None:
     """Write the rows of `table` that are not in the lake yet.
 
     The first run reads everything. Later ones read from `overlap_seconds` before the watermark, so that
@@ -256,28 +347,25 @@ def extract(table: TableConfig, run: Run, out: BatchWriter) -> None:
         landed.append(run.lake.landed_without_cursor(table, out.schema.names))
         where = f"({where} or {cursor} is null)"
     unfit = 0
-    try:
-        # Closed at once when writing fails, so that no COPY is left running.
-        with closing(read(run.postgres, table, columns, where)) as blocks:
-            for rows, left_out in blocks:
-                unfit += left_out
-                out.extracted += rows.num_rows + left_out
-                new = _not_landed(rows, landed, table.key)
-                out.skip(rows.num_rows - new.num_rows)
-                out.write(new)
-        if unfit:
-            reject(run.postgres, table, columns, where, unfit, out)
-    except IngestionError as error:
-        raise IngestionError(f"{table.name}: {error}") from None
+    # Closed at once when writing fails, so that no COPY is left running.
+    with closing(read(run.postgres, table, columns, where)) as blocks:
+        for rows, left_out in blocks:
+            unfit += left_out
+            out.extracted += rows.num_rows + left_out
+            new = _not_landed(rows, landed, table.key)
+            out.skip(rows.num_rows - new.num_rows)
+            out.write(new)
+    if unfit:
+        reject(run.postgres, table, columns, where, unfit, out)
 
 
-def describe(connection: psycopg.Connection, table: TableConfig) -> list[Column]:
+def describe(snapshot: Snapshot, table: TableConfig) -> list[Column]:
     """The columns of a table in their order.
 
     Raises:
         IngestionError: the table does not exist or is not what sources.yml says.
     """
-    found = connection.execute(CATALOGUE, (table.options["schema"], table.relation)).fetchall()
+    found = snapshot.columns(table)
     if not found:
         raise IngestionError(
             f"{table.name}: PostgreSQL has no table {table.options['schema']}.{table.relation}; "
@@ -321,19 +409,21 @@ def describe(connection: psycopg.Connection, table: TableConfig) -> list[Column]
 # Domains are followed to the type they are based on; an array type is one that its element calls its own.
 CATALOGUE = """
     with recursive resolved as (
-        select a.attnum, a.attname, a.atttypid as type, a.atttypmod as modifier,
+        select n.nspname, c.relname, a.attnum, a.attname, a.atttypid as type, a.atttypmod as modifier,
             not a.attnotnull as nullable, false as domain
         from pg_attribute as a
         join pg_class as c on c.oid = a.attrelid
         join pg_namespace as n on n.oid = c.relnamespace
-        where n.nspname = %s and c.relname = %s and a.attnum > 0 and not a.attisdropped
+        where (n.nspname, c.relname) in ({tables}) and a.attnum > 0 and not a.attisdropped
         union all
-        select r.attnum, r.attname, t.typbasetype, t.typtypmod, r.nullable, true
+        select r.nspname, r.relname, r.attnum, r.attname, t.typbasetype, t.typtypmod, r.nullable, true
         from resolved as r
         join pg_type as t on t.oid = r.type and t.typtype = 'd'
     )
     select
-        r.attname,
+        r.nspname::text,
+        r.relname::text,
+        r.attname::text,
         format_type(r.type, r.modifier),
         r.nullable,
         r.domain,
@@ -347,7 +437,7 @@ CATALOGUE = """
 
 
 def read(
-    connection: Snapshot, table: TableConfig, columns: list[Column], where: str
+    snapshot: Snapshot, table: TableConfig, columns: list[Column], where: str
 ) -> Iterator[tuple[pa.Table, int]]:
     """Stream the table's rows for which `where` holds, with the number of those left out as unfit.
 
@@ -364,23 +454,23 @@ def read(
         decoded = [c.decode(values) for c, values in zip(columns, block.columns, strict=False)]
         masks = [mask for _, mask in decoded if mask is not None]
         if guard:
-            masks.append(block.columns[-1].to_numpy(zero_copy_only=False))
+            masks.append(block.columns[-1])
         rows = pa.table([values for values, _ in decoded], names=names)
         if masks:
-            rows = rows.filter(pa.array(~np.logical_or.reduce(masks)))
+            rows = rows.filter(pc.invert(reduce(pc.or_, masks)))
         return rows, block.num_rows - rows.num_rows
 
-    with closing(connection.stream(query, convert)) as blocks:
+    with closing(snapshot.stream(query, convert)) as blocks:
         yield from blocks
 
 
 def reject(
-    connection: Snapshot,
+    snapshot: Snapshot,
     table: TableConfig,
     columns: list[Column],
     where: str,
     expected: int,
-    out: BatchWriter,
+    out: "BatchWriter",
 ) -> None:
     """Make dead letters of the rows that `read` left out: the same rows, as PostgreSQL itself finds them."""
     unfit = [c for c in columns if c.unfit]
@@ -392,7 +482,7 @@ def reject(
         where {where} and ({" or ".join(c.unfit for c in unfit)})
     """  # noqa: S608 - all names and texts are quoted
     found = 0
-    with closing(connection.stream(query)) as batches:
+    with closing(snapshot.stream(query)) as batches:
         for batch in batches:
             for payload, reason, origin in zip(*(c.to_pylist() for c in batch.columns), strict=True):
                 out.reject(payload, reason, origin=json.dumps(json.loads(origin)))
@@ -423,7 +513,11 @@ def _not_landed(rows: pa.Table, landed: list[pa.Table], key: tuple[str, ...]) ->
 
 def _are_in(rows: pa.Table, landed: pa.Table, key: tuple[str, ...]) -> pa.ChunkedArray:
     """For each row, whether it has landed with equal content."""
-    place = pc.index_in(_keys(rows, key), value_set=_keys(landed, key))
+    if len(key) == 1 and rows[key[0]].type == landed[key[0]].type and pa.types.is_integer(rows[key[0]].type):
+        mine, theirs = (part[key[0]].combine_chunks() for part in (rows, landed))
+    else:
+        mine, theirs = _keys(rows, key), _keys(landed, key)
+    place = pc.index_in(mine, value_set=theirs)
     others = landed.take(place)
     same = pc.is_valid(place)
     for name in rows.column_names:
@@ -460,15 +554,16 @@ def _texts(lists: pa.Array) -> pa.Array:
     return pa.array([None if values is None else repr(values) for values in lists.to_pylist()], pa.string())
 
 
-def _reason(error: psycopg.Error) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__
-
-
 def _message(error: Exception) -> str:
     """PostgreSQL's primary message, which names no value of a row that we read; the driver adds the query."""
-    details = dict(getattr(error, "details", None) or ())
-    if message := details.get("PG_DIAG_MESSAGE_PRIMARY"):
-        return message.decode() if isinstance(message, bytes) else message
-    _, found, text = str(error).partition("ERROR:")
-    return text.strip().splitlines()[0] if found else f"{type(error).__name__} while reading"
+    if (diagnosis := getattr(error, "diag", None)) is not None:
+        primary = diagnosis.message_primary
+    else:
+        # Names are bytes or not, with the version of the driver's manager.
+        found = {str(name): value for name, value in getattr(error, "details", None) or ()}
+        primary = next((v.decode() for k, v in found.items() if "MESSAGE_PRIMARY" in k), None)
+    if primary:
+        return primary
+    # What libpq itself says, such as that the server closed the connection.
+    text = str(error).partition("failed: ")[2].strip()
+    return text.splitlines()[0] if text else type(error).__name__

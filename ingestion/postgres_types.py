@@ -24,13 +24,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ingestion.lake import TIMESTAMP
 
-Mask = np.ndarray | None
-"""Per value, whether the lake cannot hold it; None when it can hold all of them."""
+Mask = pa.Array | None
+"""Per value, whether the lake cannot hold it (never null); None when it can hold all of them."""
 Decoder = Callable[[pa.Array], tuple[pa.Array, Mask]]
 
 # The driver adds 1970-to-2000 to PostgreSQL's integers; what overflows, as both infinities do, wraps round to
@@ -114,16 +114,16 @@ def _scalar(name: str, source: str, kind: str, cursor: bool, numeric: str | None
         return Column(name, f"{source}::bigint", pa.int64(), _as_it_is)
     if kind == "date":
         limits = _CURSOR_DAYS if cursor else (_FIRST_DAY, None)
-        return Column(name, source, pa.date32(), _within(np.int32, *limits), *_finite(source, cursor))
+        return Column(name, source, pa.date32(), _within(*limits), *_finite(source, cursor))
     if found := re.fullmatch(r"timestamp(\(\d\))? (with|without) time zone", kind):
         arrow = TIMESTAMP if found[2] == "with" else pa.timestamp("us")
         limits = _CURSOR_MICROSECONDS if cursor else _MICROSECONDS
         unfit, reason = _finite(source, cursor)
         if not cursor:
             unfit = f"({unfit} or {source} > '{_LAST_TIMESTAMP}')"
-        return Column(name, source, arrow, _within(np.int64, *limits), unfit, reason)
+        return Column(name, source, arrow, _within(*limits), unfit, reason)
     if re.fullmatch(r"time(\(\d\))? without time zone", kind):
-        decode = _within(np.int64, 0, _DAY - 1)
+        decode = _within(0, _DAY - 1)
         return Column(name, source, pa.time64("us"), decode, f"{source} = '24:00'", "24:00:00 is no time")
     if kind.startswith("numeric") and (decimal := _decimal(kind, numeric)):
         return _numeric(name, source, decimal, exact=decimal == _decimal(kind, None))
@@ -156,21 +156,20 @@ def _finite(source: str, cursor: bool) -> tuple[str, str]:
     return f"not isfinite({source})", "infinite, or beyond the year 294246"
 
 
-def _within(integers: type, first: int, last: int | None) -> Decoder:
-    """Check days or microseconds, the null ones aside: the driver writes 0 there."""
+def _within(first: int, last: int | None) -> Decoder:
+    """Check days or microseconds."""
 
     def decode(values: pa.Array) -> tuple[pa.Array, Mask]:
-        numbers = np.frombuffer(values.buffers()[1], integers)[values.offset : values.offset + len(values)]
-        if numbers.min(initial=first) >= first and (last is None or numbers.max(initial=last) <= last):
+        numbers = values.view(pa.int32() if values.type.bit_width == 32 else pa.int64())
+        lowest, highest = pc.min_max(numbers).values()
+        if not lowest.is_valid or (lowest.as_py() >= first and (last is None or highest.as_py() <= last)):
             return values, None
-        unfit = numbers < first if last is None else (numbers < first) | (numbers > last)
-        return values, unfit & _valid(values)
+        unfit = pc.less(numbers, first)
+        if last is not None:
+            unfit = pc.or_(unfit, pc.greater(numbers, last))
+        return values, pc.fill_null(unfit, False)
 
     return decode
-
-
-def _valid(values: pa.Array) -> np.ndarray:
-    return values.is_valid().to_numpy(zero_copy_only=False)
 
 
 # ---------------------------------------------------------------- numeric
@@ -216,12 +215,10 @@ def _numeric(name: str, source: str, decimal: pa.DataType, *, exact: bool) -> Co
 
 def _from_text(decimal: pa.DataType, pattern: str) -> Decoder:
     def decode(values: pa.Array) -> tuple[pa.Array, Mask]:
-        import pyarrow.compute as pc
-
         fits = pc.match_substring_regex(values, pattern)
         unfit = None
         if pc.all(fits).as_py() is False:
-            unfit = pc.invert(fits).fill_null(False).to_numpy(zero_copy_only=False)
+            unfit = pc.invert(fits).fill_null(False)
             values = pc.if_else(fits, values, None)
         # Zeros beyond the scale are no part of the value.
         values = pc.replace_substring_regex(values, r"(\.[0-9]*?)0+$", r"\1")
@@ -246,47 +243,58 @@ def _from_binary(decimal: pa.DataType) -> Decoder:
     """
     wide = _whole_digits(decimal.scale)
     shrink = 10 ** (wide - decimal.scale)
-    # powers[weight - i] for the digits that a value can have, negative ones (decimals) from the end;
-    # the last but one entry stands for digits that are not there.
+    # powers[weight - i - lowest] for the digits that a value can have; the last entry stands for digits that
+    # are not there.
     lowest, highest = -(wide // 4), (18 - wide) // 4
-    powers = np.array([10 ** (4 * e + wide) for e in range(lowest, highest + 1)] + [0], np.int64)
+    powers = pa.array([10 ** (4 * e + wide) for e in range(lowest, highest + 1)] + [0], pa.int64())
+    longest = len(powers) - 1
+    absent = pa.scalar(longest, pa.int32())
+    # A null has no words, a short value fewer than the longest: reading on has to stay inside.
+    padding = pa.array([0] * (4 + len(powers)), pa.uint16())
+    octet, one = pa.scalar(8, pa.uint16()), pa.scalar(1, pa.int32())
 
     def decode(values: pa.Array) -> tuple[pa.Array, Mask]:
         count = len(values)
         _, offsets, data = values.buffers()
         if data is None or count == 0:
             return pa.nulls(count, decimal), None
-        starts = np.frombuffer(offsets, np.int32, count + 1, values.offset * 4) >> 1
-        words = np.frombuffer(data, ">i2", starts[-1]).astype(np.int16)
-        # A null has no words, a short value fewer than the longest: reading on has to stay inside.
-        words = np.concatenate([words, np.zeros(4 + len(powers), np.int16)])
-        starts = starts[:-1]
-        digits, weight, sign = words[starts], words[starts + 1], words[starts + 2]
-        nulls = None
+        starts = pa.Array.from_buffers(pa.int32(), count + 1, [None, offsets], offset=values.offset)
+        starts = pc.shift_right(starts, one)
+        words = pa.Array.from_buffers(pa.uint16(), starts[-1].as_py(), [None, data])
+        words = pc.bit_wise_or(pc.shift_left(words, octet), pc.shift_right(words, octet))
+        words = pa.concat_arrays([words, padding])
+        starts = starts.slice(0, count)
+
+        def word(number: int) -> pa.Array:
+            return pc.take(words, pc.add(starts, pa.scalar(number, pa.int32())), boundscheck=False)
+
+        digits, sign = pc.cast(word(0), pa.int32()), word(2)
         if values.null_count:
-            nulls = ~_valid(values)
-            digits[nulls] = 0
-            sign[nulls] = 0
-        total = np.zeros(count, np.int64)
-        exponent = weight.astype(np.intp) - lowest
-        if digits.max(initial=0) >= len(powers) or (exponent < digits - 1).any():
+            digits = pc.if_else(values.is_valid(), digits, pa.scalar(0, pa.int32()))
+            sign = pc.if_else(values.is_valid(), sign, pa.scalar(0, pa.uint16()))
+        exponent = pc.subtract(pc.cast(word(1).view(pa.int16()), pa.int32()), pa.scalar(lowest, pa.int32()))
+        most = pc.max(digits).as_py()
+        if most > longest or pc.any(pc.less(exponent, pc.subtract(digits, one))).as_py():
             raise pa.ArrowInvalid(f"more digits than {decimal}")
-        for i in range(digits.max(initial=0)):
-            present = digits > i
-            power = powers[np.where(present, exponent - i, -1)]
-            total += power * words[starts + (4 + i)]
+        total = None
+        for i in range(most):
+            number = pa.scalar(i, pa.int32())
+            present = pc.greater(digits, number)
+            power = pc.take(powers, pc.if_else(present, pc.subtract(exponent, number), absent))
+            part = pc.multiply(power, pc.cast(word(4 + i), pa.int64()))
+            total = part if total is None else pc.add(total, part)
+        if total is None:
+            total = pa.repeat(pa.scalar(0, pa.int64()), count)
         if shrink > 1:
-            total //= shrink
-        negative = sign == 0x4000
-        np.negative(total, out=total, where=negative)
-        unfit = sign < 0  # NaN 0xC000, infinity 0xD000, -infinity 0xF000
-        pair = np.empty((count, 2), np.int64)
-        pair[:, 0] = total
-        pair[:, 1] = total >> 63
-        # The validity is copied with its offset, if any, by building the array from a mask.
-        validity = None if nulls is None else pa.array(~nulls).buffers()[1]
-        array = pa.Array.from_buffers(decimal, count, [validity, pa.py_buffer(pair)])
-        return array, unfit if unfit.any() else None
+            total = pc.divide(total, shrink)
+        total = pc.if_else(pc.equal(sign, 0x4000), pc.negate(total), total)
+        if values.null_count:
+            total = pc.if_else(values.is_valid(), total, None)
+        # The digits as they are, without and with their point: a cast would look at each of them again.
+        plain = pc.cast(total, pa.decimal128(19, 0))
+        array = pa.Array.from_buffers(decimal, count, plain.buffers())
+        unfit = pc.greater_equal(sign, 0xC000)  # NaN 0xC000, infinity 0xD000, -infinity 0xF000
+        return array, unfit if pc.any(unfit).as_py() else None
 
     return decode
 
@@ -326,9 +334,7 @@ def _list(name: str, source: str, kind: str, numeric: str | None) -> Column:
         )
         if bad is None:
             return lists, None
-        unfit = np.zeros(len(values), bool)
-        ends = np.asarray(values.offsets)[1:]
-        unfit[np.searchsorted(ends, np.flatnonzero(bad), side="right")] = True
-        return lists, unfit
+        rows = pa.array(range(len(values)), pa.int64())
+        return lists, pc.is_in(rows, value_set=pc.list_parent_indices(values).filter(bad))
 
     return Column(name, select, pa.list_(element.type), decode, f"({unfit})", reason, guard)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 from psycopg import sql
@@ -70,7 +69,7 @@ def backfill(
     where = sql.SQL("{cursor} >= {start} and {cursor} < {end}").format(
         cursor=sql.Identifier(table.cursor), start=start, end=end
     )
-    _land(table, run, out, newest, where.as_string(run.postgres))
+    _land(table, run, out, newest, where.as_string())
 
 
 def replay(table: TableConfig, run: Run, letters: list[DeadLetter], out: BatchWriter) -> None:
@@ -91,7 +90,7 @@ def replay(table: TableConfig, run: Run, letters: list[DeadLetter], out: BatchWr
         if key is None:
             out.reject_again(letter, "its origin is no key of this table")
             continue
-        rows = [r for r, _ in _read(table, run, columns, _has_key(table, run.postgres, [key])) if r.num_rows]
+        rows = [r for r, _ in _read(table, run, columns, _has_key(table, [key])) if r.num_rows]
         if rows:
             origins.add(letter.origin)
             found += rows
@@ -112,18 +111,15 @@ def replay(table: TableConfig, run: Run, letters: list[DeadLetter], out: BatchWr
 def _land(table: TableConfig, run: Run, out: BatchWriter, newest: "Newest", where: str) -> None:
     columns = postgres.describe(run.postgres, table)
     unfit = 0
-    try:
-        with closing(_read(table, run, columns, where)) as blocks:
-            for rows, left_out in blocks:
-                unfit += left_out
-                out.extracted += rows.num_rows + left_out
-                changed = newest.changed(rows)
-                out.skip(rows.num_rows - changed.num_rows)
-                out.write(changed)
-        if unfit:
-            postgres.reject(run.postgres, table, columns, where, unfit, out)
-    except IngestionError as error:
-        raise IngestionError(f"{table.name}: {error}") from None
+    with closing(_read(table, run, columns, where)) as blocks:
+        for rows, left_out in blocks:
+            unfit += left_out
+            out.extracted += rows.num_rows + left_out
+            changed = newest.changed(rows)
+            out.skip(rows.num_rows - changed.num_rows)
+            out.write(changed)
+    if unfit:
+        postgres.reject(run.postgres, table, columns, where, unfit, out)
 
 
 def _read(table: TableConfig, run: Run, columns: list[Column], where: str) -> Iterator[tuple[pa.Table, int]]:
@@ -258,32 +254,32 @@ def _comparable(kind: pa.DataType) -> pa.DataType:
     return pa.string() if pa.types.is_decimal256(kind) else kind
 
 
-def _check_key(table: TableConfig, connection: psycopg.Connection) -> None:
+def _check_key(table: TableConfig, snapshot: postgres.Snapshot) -> None:
     """Refuse a key that names several rows: their versions could not be told apart."""
-    unique = connection.execute(
-        """
-        select 1 from pg_index
-        where indrelid = %s::regclass and indisunique and indisvalid and indpred is null
-            and indexprs is null and (
-                select array_agg(attname::text) from pg_attribute
-                where attrelid = indrelid and attnum = any (indkey[0:indnkeyatts - 1])
-            ) <@ %s::text[]
-        limit 1
-        """,
-        (_relation(table).as_string(connection), list(table.key)),
-    ).fetchone()
-    if unique:
-        return
     key = sql.SQL(", ").join(map(sql.Identifier, table.key))
-    query = sql.SQL("select 1 from {} group by {} having count(*) > 1 limit 1")
-    if connection.execute(query.format(_relation(table), key)).fetchone():
-        raise IngestionError(
-            f"{table.name}: the key {', '.join(table.key)} names more than one row, so their versions"
-            " cannot be told apart; mend `key` in sources.yml"
-        )
+    doubles = sql.SQL("select 1 from {} group by {} having count(*) > 1 limit 1")
+    with snapshot.psycopg() as connection:
+        unique = connection.execute(
+            """
+            select 1 from pg_index
+            where indrelid = %s::regclass and indisunique and indisvalid and indpred is null
+                and indexprs is null and (
+                    select array_agg(attname::text) from pg_attribute
+                    where attrelid = indrelid and attnum = any (indkey[0:indnkeyatts - 1])
+                ) <@ %s::text[]
+            limit 1
+            """,
+            (_relation(table).as_string(), list(table.key)),
+        ).fetchone()
+        if unique or not connection.execute(doubles.format(_relation(table), key)).fetchone():
+            return
+    raise IngestionError(
+        f"{table.name}: the key {', '.join(table.key)} names more than one row, so their versions"
+        " cannot be told apart; mend `key` in sources.yml"
+    )
 
 
-def _present(table: TableConfig, connection: psycopg.Connection, keys: list[dict[str, Any]]) -> set[int]:
+def _present(table: TableConfig, snapshot: postgres.Snapshot, keys: list[dict[str, Any]]) -> set[int]:
     """Which of `keys` (column → value) are in the source, by their places from 1 on."""
     query = sql.SQL("""
         select wanted.ordinality
@@ -296,21 +292,22 @@ def _present(table: TableConfig, connection: psycopg.Connection, keys: list[dict
             sql.SQL("t.{0} is not distinct from wanted.{0}" if c.nullable else "t.{0} = wanted.{0}").format(
                 sql.Identifier(c.name)
             )
-            for c in postgres.describe(connection, table)
+            for c in postgres.describe(snapshot, table)
             if c.name in table.key
         ),
     )
-    return {place for (place,) in connection.execute(query, (_as_json(keys),))}
+    with snapshot.psycopg() as connection:
+        return {place for (place,) in connection.execute(query, (_as_json(keys),))}
 
 
-def _has_key(table: TableConfig, connection: psycopg.Connection, keys: list[dict[str, Any]]) -> str:
+def _has_key(table: TableConfig, keys: list[dict[str, Any]]) -> str:
     """The SQL condition that a row has one of `keys`."""
     columns = sql.SQL(", ").join(map(sql.Identifier, table.key))
     condition = sql.SQL(
         "({columns}) in (select {columns} from json_populate_recordset(null::{table}, {keys}))"
     )
     keys = sql.Literal(_as_json(keys))
-    return condition.format(columns=columns, table=_relation(table), keys=keys).as_string(connection)
+    return condition.format(columns=columns, table=_relation(table), keys=keys).as_string()
 
 
 def _origin_key(table: TableConfig, letter: DeadLetter) -> dict[str, Any] | None:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import partial
 from types import ModuleType
-
-import psycopg
+from typing import TYPE_CHECKING
 
 from ingestion import drift, history
 from ingestion.config import TableConfig
@@ -17,20 +16,22 @@ from ingestion.lake import BatchWriter, Lake
 from ingestion.log import Reporter
 from ingestion.settings import Settings
 
+if TYPE_CHECKING:
+    from ingestion.postgres import Snapshot
+
 
 @dataclass
 class Run:
     """What the module of a source needs while it extracts.
 
-    `postgres` is in one repeatable-read, read-only transaction for the whole run; `progress` shows a short
-    text while a table is being landed.
+    `postgres` is the same for the whole run; `progress` shows a short text while a table is being landed.
     """
 
     settings: Settings
     lake: Lake
     extract_date: date
     batch_id: str
-    postgres: psycopg.Connection
+    postgres: "Snapshot"
     progress: Callable[[str], None] = lambda text: None
 
 
@@ -189,19 +190,17 @@ def _each(
         batch_id = lake.next_batch_id()
         reporter.started(command, settings.extract_date, tables)
 
-        def one(table: TableConfig, connection: "postgres.Snapshot") -> None:
-            context = Run(settings, lake, settings.extract_date, batch_id, connection)
+        def one(table: TableConfig, snapshot: "Snapshot") -> None:
+            context = Run(settings, lake, settings.extract_date, batch_id, snapshot)
             context.progress = lambda text: reporter.said(table.name, text)
             landed = Landed(table)
             began = time.monotonic()
             reporter.reading(table, None)
             try:
-                # A savepoint: what is refused for one table leaves the others their snapshot.
-                with connection.transaction():
-                    land(table, context, landed)
-            except psycopg.OperationalError:
+                land(table, context, landed)
+            except (postgres.SourceGone, postgres.RecoveryConflict):
                 raise
-            except (IngestionError, psycopg.Error, OSError) as error:
+            except Exception as error:
                 landed.error = _problem(table, error)
             landed.seconds = time.monotonic() - began
             results.append(landed)
@@ -274,9 +273,13 @@ def _months(first: date, last: date) -> Iterator[tuple[date, date]]:
 
 
 def _problem(table: TableConfig, error: Exception) -> str:
-    """One line about what stopped a table. PostgreSQL's primary message names no value of a row we read."""
-    if isinstance(error, psycopg.Error):
-        return f"{table.name}: PostgreSQL refused: {error.diag.message_primary or type(error).__name__}"
+    """One line about what stopped a table; raises `error` itself when it is none that is foreseen."""
+    if isinstance(error, IngestionError):
+        is_named = table.kind != "postgres" or table.name in str(error)
+        return str(error) if is_named else f"{table.name}: {error}"
     if isinstance(error, OSError):
         return f"{table.name}: {error.strerror or type(error).__name__} ({error.filename or 'the lake'})"
-    return str(error)
+    # psycopg's, where a source has a connection of its own; importing psycopg to ask takes too long.
+    if hasattr(error, "diag"):
+        return f"{table.name}: PostgreSQL refused: {error.diag.message_primary or type(error).__name__}"
+    raise error

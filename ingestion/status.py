@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import psycopg
 from psycopg import sql
 
 from ingestion import drift, history, postgres
@@ -70,10 +69,10 @@ def collect(settings: Settings, tables: list[TableConfig]) -> Status:
     found = [_of_lake(lake, t, last.get("tables", {}).get(t.name, {})) for t in tables]
     source_problem = None
     try:
-        with postgres.connect(settings.source_dsn.get_secret_value()) as connection:
+        with postgres.connect(settings.source_dsn.get_secret_value(), tables=tables) as snapshot:
             for table, status in zip(tables, found, strict=True):
                 if table.kind == "postgres":
-                    _of_source(connection, table, lake, status)
+                    _of_source(snapshot, table, lake, status)
     except IngestionError as error:
         source_problem = str(error)
     return Status(
@@ -109,31 +108,31 @@ def _of_lake(lake: Lake, table: TableConfig, last: dict[str, Any]) -> TableStatu
     )
 
 
-def _of_source(connection: psycopg.Connection, table: TableConfig, lake: Lake, status: TableStatus) -> None:
+def _of_source(snapshot: postgres.Snapshot, table: TableConfig, lake: Lake, status: TableStatus) -> None:
     """Add what the source says; what it refuses to say is left out."""
     try:
-        with connection.transaction():
-            columns = postgres.describe(connection, table)
-            last = lake.last_manifest(table.source, table.table)
-            if last and "columns" in last:
-                schema = postgres.lake_schema(columns)
-                status.pending_drift = list(drift.differences(schema, last["columns"]))
-            if table.cursor:
-                query = sql.SQL("select max({}) from {}").format(
-                    sql.Identifier(table.cursor),
-                    sql.Identifier(table.options["schema"], table.relation),
-                )
+        columns = postgres.describe(snapshot, table)
+        last = lake.last_manifest(table.source, table.table)
+        if last and "columns" in last:
+            schema = postgres.lake_schema(columns)
+            status.pending_drift = list(drift.differences(schema, last["columns"]))
+        if table.cursor:
+            query = sql.SQL("select max({}) from {}").format(
+                sql.Identifier(table.cursor),
+                sql.Identifier(table.options["schema"], table.relation),
+            )
+            with snapshot.psycopg() as connection:
                 (highest,) = connection.execute(query).fetchone()
-                if isinstance(highest, datetime):
-                    highest = highest.replace(tzinfo=highest.tzinfo or UTC).astimezone(UTC)
-                    status.source_max = highest.isoformat()
-                    if status.watermark:
-                        behind = highest - datetime.fromisoformat(status.watermark)
-                        status.lag_seconds = max(behind.total_seconds(), 0.0)
-    except psycopg.OperationalError:
+            if isinstance(highest, datetime):
+                highest = highest.replace(tzinfo=highest.tzinfo or UTC).astimezone(UTC)
+                status.source_max = highest.isoformat()
+                if status.watermark:
+                    behind = highest - datetime.fromisoformat(status.watermark)
+                    status.lag_seconds = max(behind.total_seconds(), 0.0)
+    except postgres.SourceGone:
         raise
-    except (IngestionError, psycopg.Error) as error:
-        status.failure = status.failure or str(error).splitlines()[0]
+    except IngestionError as error:
+        status.failure = status.failure or str(error)
 
 
 def show_json(status: Status) -> None:

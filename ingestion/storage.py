@@ -17,7 +17,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -475,6 +474,9 @@ class _Lease:
 
     def _read(self) -> tuple[str, dict[str, Any], float] | None:
         """ETag, content and age in seconds of the lease, None where there never was one."""
+        # As boto3, loaded for S3 alone.
+        from email.utils import parsedate_to_datetime
+
         storage = self._storage
         with suppress(FileNotFoundError), storage.errors(LEASE):
             found = storage.client.get_object(Bucket=storage.bucket, Key=storage.key(LEASE))

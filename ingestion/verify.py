@@ -85,12 +85,12 @@ def verify(
     recorded = audit.read(lake.storage)
     found: list[Verified] = []
 
-    def check(table: TableConfig, connection: postgres.Snapshot | None) -> None:
+    def check(table: TableConfig, snapshot: postgres.Snapshot | None) -> None:
         verified = Verified(table)
         files = _check_files(lake, verified)
         watermark = _check_audit(lake, verified, files, recorded)
         if table.kind in KEYED:
-            source = connection if table.kind == "postgres" else None
+            source = snapshot if table.kind == "postgres" else None
             _check_records(lake, verified, list(files), watermark, source)
         found.append(verified)
         done(verified)
@@ -233,20 +233,20 @@ def _check_records(
     verified: Verified,
     batches: list[PurePosixPath],
     watermark: datetime | None,
-    connection: postgres.Snapshot | None,
+    snapshot: postgres.Snapshot | None,
 ) -> None:
     """Compare the versions of every record with each other, and the newest with the source."""
     table = verified.table
-    columns = postgres.describe(connection, table) if connection else []
+    columns = postgres.describe(snapshot, table) if snapshot else []
     if columns and verified.batches == 0:
         verified.add("missing", table.name, "has never been landed")
         return
     source_schema = postgres.lake_schema(columns) if columns else None
     with _Versions(lake, verified, batches, source_schema) as versions:
         versions.check_doubles()
-        if connection is None:
+        if snapshot is None:
             return
-        with closing(postgres.read(connection, table, columns, "true")) as blocks:
+        with closing(postgres.read(snapshot, table, columns, "true")) as blocks:
             for rows, unfit in blocks:  # what the lake cannot hold is among the dead letters
                 versions.add_source(rows, watermark)
                 verified.source_rows += unfit

@@ -96,7 +96,6 @@ def third_parties(day: date = DAY) -> Iterator[tuple[ThirdPartyServer, list[Call
 def settings_of(dsn: str, lake: Path, url: str, day: date = DAY) -> Settings:
     return Settings(
         lake=str(lake), source_dsn=dsn, bureau_api_key=KEY, bureau_url=url, fx_url=url, extract_date=day,
-        _env_file=None,
     )  # fmt: skip
 
 

@@ -34,6 +34,7 @@ SCHEMA = """
         film_id int primary key, title varchar(255) not null, release_year year, rating mpaa_rating,
         length int, minutes_squared int generated always as (length * length) stored,
         rental_rate numeric(4, 2), score numeric, features text[], fulltext tsvector, at point2,
+        atoms numeric(45, 2), counts numeric(60)[],
         last_update timestamp without time zone not null default '2024-05-05'
     );
     create table film_actor (
@@ -66,6 +67,7 @@ SCHEMA = """
     insert into film (film_id, title, release_year, rating, length, rental_rate, score, features, fulltext, at)
         select i, 'Film ' || i, 2006, 'PG', i, 0.99, 1.5 * i, array['Trailers', null], to_tsvector('a fat cat'), row(1, i)::point2
         from generate_series(1, 30) as i;
+    update film set atoms = 1234567890123456789012345678901234567890123.45, counts = array[repeat('1', 60)::numeric, null];
     insert into film_actor select a, f from generate_series(1, 20) a, generate_series(1, 3) f;
     insert into "Clientes" ("Nome", "Documento", contato, "dataNascimento", "dataAtualização")
         select 'Maria ' || i, '123.456.789-0' || i, 'maria' || i || '@example.invalid', '1980-02-03', now()
@@ -141,6 +143,7 @@ def test_it_finds_keys_cursors_and_names(run, written: str) -> None:
         "readings": (["id"], "created_at"),
         "settings": (["name"], None),
     }
+    assert source["tables"]["film"]["numeric"] == {"atoms": "string", "counts": "string"}
     assert source["tables"]["order_details"]["relation"] == "Order Details"
     assert [n for n, e in source["tables"].items() if e.get("may_be_empty")] == ["never_used"]
 
@@ -160,6 +163,7 @@ def test_it_says_what_it_cannot_decide(written: str) -> None:
         "measured_at: 1 of the first 1,000 rows would become dead letters",
         "value: 1 of the first 1,000 rows would become dead letters",
         "score: numeric without precision lands as text",
+        "atoms: text keeps all of its decimal256(45, 2)",
     ):
         assert words in comments, words
     assert "payment_2024" not in written
@@ -195,6 +199,9 @@ def test_run_lands_all_of_it_with_no_code_change(run, written: str, server: str)
         assert lake.execute(
             f"select release_year, rating, minutes_squared, features, \"at\" from read_parquet('{film}') where film_id = 3"
         ).fetchone() == (2006, "PG", 9, ["Trailers", None], '{"x":1,"y":3}')
+        # more digits than DuckDB and Athena have in a number
+        wide = lake.execute(f"select atoms, counts from read_parquet('{film}') where film_id = 3").fetchone()
+        assert wide == ("1234567890123456789012345678901234567890123.45", ["1" * 60, None])
     # a second run, a comparison and a status work as well, and find nothing new
     for arguments in (["run"], ["run", "--reconcile"]):
         done = run(*arguments, "--sources", "sources.yml")

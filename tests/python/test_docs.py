@@ -3,12 +3,14 @@
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
 from ingestion.settings import Settings as IngestionSettings
+from ingestion.settings import StorageSettings
 from sandbox.settings import Settings as SandboxSettings
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -42,5 +44,6 @@ def test_every_setting_in_the_code_is_in_env_example() -> None:
         used |= set(re.findall(r"env_var\(['\"]([A-Z_]+)['\"]", path.read_text()))
     for path in [*ROOT.glob("ingestion/*.py"), *ROOT.glob("sandbox/**/*.py")]:
         used |= set(re.findall(r"environ(?:\.get\(|\[)['\"]([A-Z_]+)['\"]", path.read_text()))
-    used |= {name.upper() for name in (*IngestionSettings.model_fields, *SandboxSettings.model_fields)}
+    used |= {field.name.upper() for field in (*fields(IngestionSettings), *fields(StorageSettings))}
+    used |= {name.upper() for name in SandboxSettings.model_fields}
     assert used - listed - {"PYTHONPATH", "CI", "DBT_TARGET_PATH", "DBT_LOG_PATH"} == set()

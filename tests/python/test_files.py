@@ -83,7 +83,7 @@ class Place:
 
     def _batch(self, act: Callable[[Run, BatchWriter], None]) -> BatchWriter:
         with self.lake.lock():
-            run = Run(Settings(_env_file=None), self.lake, self.day, self.lake.next_batch_id(), None)
+            run = Run(Settings(), self.lake, self.day, self.lake.next_batch_id(), None)
             schema = files.schema(self.table, run)
             with self.lake.begin(self.table, schema, run.batch_id, run.extract_date) as out:
                 act(run, out)

@@ -484,7 +484,6 @@ def lender(postgres: psycopg.Connection, consent: Callable[..., None], tmp_path:
         bureau_api_key=KEY,
         fx_url="",
         extract_date=DAY,
-        _env_file=None,
     )
 
 

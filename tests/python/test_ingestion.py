@@ -17,14 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import Pipeline
-from pydantic import SecretStr
 
 from ingestion.config import TableConfig, load_sources, select_tables
 from ingestion.errors import IngestionError
 from ingestion.lake import MANIFEST_KEY, BatchWriter, Lake
 from ingestion.log import Reporter
 from ingestion.run import Landed, run
-from ingestion.settings import Settings
+from ingestion.settings import Secret, Settings
 from sandbox.postgres import Postgres
 
 TABLE = """
@@ -78,7 +77,6 @@ def settings(server: str, tmp_path: Path) -> Settings:
         source_dsn=server,
         event_log=str(tmp_path / "events"),
         extract_date=date(2025, 12, 31),
-        _env_file=None,
     )
 
 
@@ -243,7 +241,7 @@ def test_a_table_that_breaks_in_the_middle_does_not_stop_the_others(
     database.execute("create role reader login")
     database.execute("grant usage on schema app to reader")
     database.execute("grant select on app.things_seen, app.fine to reader")
-    settings.source_dsn = SecretStr(server.replace("postgres@", "reader@"))
+    settings.source_dsn = Secret(server.replace("postgres@", "reader@"))
     tables = [
         TableConfig("app", name, "postgres", ("id",), "updated_at", options={"schema": "app"})
         for name in ("things_seen", "secret", "fine")
@@ -528,6 +526,24 @@ def test_errors_are_one_line_that_says_what_to_do(
     assert "Traceback" not in done.stdout + done.stderr
     assert "S3" not in done.stderr or "s3://" in done.stderr
     assert "cret" not in done.stderr
+
+
+def test_an_increment_waits_for_no_import_that_it_does_not_need(
+    database: psycopg.Connection, server: str, tmp_path: Path
+) -> None:
+    insert(database, 1, 3)
+    sources = tmp_path / "sources.yml"
+    sources.write_text(
+        "app: {kind: postgres, schema: app, tables: {things: {key: [id], cursor: updated_at}}}"
+    )
+    environment = {"LAKE": str(tmp_path / "lake"), "SOURCE_DSN": server, "SOURCES_FILE": str(sources)}
+    program = (
+        "import sys; from ingestion.__main__ import main; code = main(['run'])\n"
+        "heavy = ('numpy', 'psycopg', 'pydantic', 'tenacity', 'dotenv', 'boto3', 'duckdb', 'asyncio', 'logging')\n"
+        "print(code, [name for name in heavy if sys.modules.get(name)])"
+    )
+    done = Pipeline("synthetic", tmp_path, environment).run(sys.executable, "-c", program)
+    assert done.splitlines()[-1] == "0 []"
 
 
 def test_help_names_every_command(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,13 +17,12 @@ import duckdb
 import psycopg
 import pyarrow as pa
 import pytest
-from pydantic import SecretStr
 
 from ingestion import postgres
 from ingestion.config import TableConfig
 from ingestion.lake import BatchWriter
 from ingestion.run import Landed, run
-from ingestion.settings import Settings
+from ingestion.settings import Secret, Settings
 from sandbox import postgres as sandbox_postgres
 from sandbox.postgres import Postgres
 
@@ -77,7 +77,6 @@ def settings(replicated: tuple[str, str], tmp_path: Path) -> Settings:
         lake=str(tmp_path / "lake"),
         source_dsn=replicated[0],
         extract_date=date(2025, 12, 31),
-        _env_file=None,
     )
 
 
@@ -116,7 +115,7 @@ def test_a_recovery_conflict_is_retried_and_publishes_no_half_table(
         primary.execute(
             f"insert into app.{name} select i, repeat('x', 100), timestamptz '2025-01-01' from generate_series(1, {rows}) i"
         )
-    settings.source_dsn = SecretStr(replicated[1])
+    settings.source_dsn = Secret(replicated[1])
     snapshots: list[str] = []
     attempts: list[str] = []
 
@@ -157,11 +156,13 @@ def test_a_replica_that_ends_every_attempt_is_named(
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The conflicts are real statement time-outs: a replica's own cannot be had at every attempt."""
-    primary.execute("create table app.things (id int primary key, updated_at timestamptz)")
-    primary.execute("create view app.slow as select *, pg_sleep(5)::text as nap from app.things")
-    primary.execute("insert into app.things values (1, now())")
-    settings.source_dsn, settings.source_timeout = SecretStr(replicated[1]), "50ms"
+    """The query ends its own session: a replica's own conflicts cannot be had at every attempt."""
+    primary.execute(
+        "create view app.slow as select i as id, now() as updated_at,"
+        " case when i = 200000 then pg_terminate_backend(pg_backend_pid()) end as ended"
+        " from generate_series(1, 400000) as i"
+    )
+    settings.source_dsn = Secret(replicated[1])
     monkeypatch.setattr(postgres, "ATTEMPTS_ON_A_REPLICA", 2)
     with psycopg.connect(replicated[1], autocommit=True) as standby:
         replayed(primary, standby)
@@ -206,17 +207,97 @@ def test_a_session_says_who_it_is_and_locks_nobody_out(
     assert seen["locks"] == [("app.second", "AccessShareLock")]
 
 
-def test_a_statement_that_takes_too_long_is_ended(primary: psycopg.Connection, settings: Settings) -> None:
-    primary.execute("create view app.slow as select 1 as id, now() as updated_at, pg_sleep(20)::text as nap")
-    settings.source_timeout = "100ms"
-    (result,) = run(settings, [table("slow")])
-    assert "canceling statement due to statement timeout" in result.error
+@pytest.mark.parametrize("reconcile", [False, True])
+def test_a_statement_that_takes_too_long_fails_its_table_alone(
+    primary: psycopg.Connection, settings: Settings, reconcile: bool
+) -> None:
+    primary.execute("create table app.fine (id int primary key, updated_at timestamptz)")
+    primary.execute("insert into app.fine values (1, now())")
+    # With `reconcile` the look at the key takes too long, else the rows do.
+    key = "(select 1 from pg_sleep(20))" if reconcile else "1"
+    primary.execute(
+        f"create view app.slow as select {key} as id, now() as updated_at, pg_sleep(20)::text as nap"
+    )
+    settings.source_timeout = "400ms"
+    slow, fine = run(settings, [table("slow"), table("fine")], reconcile=reconcile)
+    assert slow.error == "app.slow: PostgreSQL refused: canceling statement due to statement timeout"
+    assert (fine.error, fine.rows) == (None, 1)
 
 
-def test_nothing_can_be_written_through_the_connection(replicated: tuple[str, str]) -> None:
-    refused = pytest.raises(psycopg.errors.ReadOnlySqlTransaction)
-    with postgres.connect(replicated[0]) as connection, refused:
-        connection.execute("create table app.mine (id int)")
+KILLS = """
+import random, sys, time
+import psutil, psycopg
+from ingestion.config import TableConfig
+from ingestion.lake import BatchWriter
+from ingestion.run import run
+from ingestion.settings import Settings
+
+dsn, folder, postmaster = sys.argv[1], sys.argv[2], psutil.Process(int(sys.argv[3]))
+write, killed = BatchWriter.write, []
+
+def and_kill(writer, rows):
+    if killed and killed[-1] is None and random.random() < 0.5:
+        sessions = [p for p in postmaster.children() if " postgres postgres " in p.cmdline()[0]]
+        killed[-1] = len(sessions)
+        for session in sessions:
+            session.kill()
+    write(writer, rows)
+
+BatchWriter.write = and_kill
+tables = [
+    TableConfig("app", name, "postgres", ("id",), "updated_at", options={"schema": "app"})
+    for name in ("large", "small", "small_2")
+]
+for number in range(8):
+    killed.append(None)
+    try:
+        results = run(Settings(lake=f"{folder}/{number}", source_dsn=dsn, extract_date="2025-12-31"), tables)
+        print("|".join(r.error or "landed" for r in results), flush=True)
+    except Exception as error:
+        print(f"whole run: {error}", flush=True)
+    while True:
+        try:
+            psycopg.connect(dsn).close()
+            break
+        except psycopg.Error:
+            time.sleep(0.02)
+print("killed", sum(map(bool, killed)))
+"""
+
+
+def test_a_postgresql_that_is_killed_under_a_copy_is_one_line(new_folder: Callable[[str], Path]) -> None:
+    """In a process of its own, which the driver could end; the kills hit COPYs under way and just ended."""
+    folder = new_folder("killed")
+    folder.chmod(0o755)
+    with (folder / "log").open("wb") as log:
+        server = Postgres(folder / "pgdata", log)
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            connection.execute("set synchronous_commit = on; create schema app")
+            for name, rows in (("large", 300_000), ("small", 1000), ("small_2", 1000)):
+                connection.execute(
+                    f"create table app.{name} as select i as id, repeat('x', 80) as body,"
+                    f" now() as updated_at from generate_series(1, {rows}) as i"
+                )
+        postmaster = sandbox_postgres.find_postmaster(folder / "pgdata")
+        arguments = [sys.executable, "-c", KILLS, server.dsn, str(folder / "lake"), str(postmaster.pid)]
+        (folder / "lake").mkdir()
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        server.stop()
+    assert (done.returncode, done.stderr) == (0, "")
+    *runs, killed = done.stdout.splitlines()
+    assert int(killed.split()[1]) >= 5
+    assert sum("went away" in line for line in runs) >= 4
+
+
+def test_nothing_can_be_written_through_any_connection(replicated: tuple[str, str]) -> None:
+    refused = pytest.raises(postgres.IngestionError, match="in a read-only transaction")
+    with psycopg.connect(replicated[0], autocommit=True) as database:
+        database.execute("drop sequence if exists public.numbers; create sequence public.numbers")
+    with postgres.connect(replicated[0]) as snapshot:
+        with refused:
+            snapshot.query("select nextval('public.numbers')")
+        with refused, snapshot.psycopg() as connection:
+            connection.execute("create table app.mine (id int)")
 
 
 # ---------------------------------------------------------------- TLS
@@ -307,12 +388,12 @@ def test_tls_as_the_connection_string_says(
         original = BatchWriter.write
         monkeypatch.setattr(BatchWriter, "write", write)
         # both our connections are encrypted, and the server has to be the one that the CA vouches for
-        settings.source_dsn = SecretStr(f"{dsn}?sslmode=verify-full&sslrootcert={authority}")
+        settings.source_dsn = Secret(f"{dsn}?sslmode=verify-full&sslrootcert={authority}")
         (result,) = run(settings, [table("things")])
         assert (result.error, result.rows) == (None, 1)
         assert seen == [(True,), (True,)]
     for wrong in (f"sslmode=verify-full&sslrootcert={authority.with_name('other.pem')}", "sslmode=disable"):
-        settings.source_dsn = SecretStr(f"{dsn}?{wrong}")
+        settings.source_dsn = Secret(f"{dsn}?{wrong}")
         with pytest.raises(postgres.IngestionError, match="PostgreSQL cannot be reached"):
             run(settings, [table("things")])
 
@@ -373,11 +454,11 @@ def test_with_writers_at_work_no_version_is_lost_or_doubled(
 
             class Watched:
                 def __enter__(self):
-                    connection = manager.__enter__()
-                    rows = connection.execute("select id, body, updated_at from app.things").fetchall()
+                    snapshot = manager.__enter__()
+                    rows = snapshot.query("select id, body, updated_at from app.things")
                     with primary.cursor() as cursor:
                         cursor.executemany(f"insert into app.runs values ({snapshots}, %s, %s, %s)", rows)
-                    return connection
+                    return snapshot
 
                 def __exit__(self, *error):
                     return manager.__exit__(*error)

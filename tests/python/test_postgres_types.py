@@ -231,7 +231,6 @@ def new_lake(new_folder: Callable[[str], Path], server: str) -> Callable[[], Set
             lake=str(new_folder("lake") / "lake"),
             source_dsn=server,
             extract_date=date(2025, 12, 31),
-            _env_file=None,
         )
 
     return make

@@ -14,6 +14,7 @@ from landing import current, land, query, settings_of, things
 from ingestion.lake import BatchWriter, Lake
 from ingestion.run import backfill, run
 from ingestion.settings import Settings
+from ingestion.verify import verify
 from sandbox.postgres import Postgres
 
 NEXT_DAY = date(2026, 1, 1)
@@ -109,6 +110,22 @@ def test_deleted_rows_land_as_deleted_and_come_back(database: psycopg.Connection
     # and the comparison the other
     assert land(settings, reconcile=True).rows == 1
     assert current(settings, COLUMNS) == in_source(database, COLUMNS)
+
+
+def test_a_comparison_with_a_lake_on_s3(
+    database: psycopg.Connection, settings: Settings, bucket: str
+) -> None:
+    settings.lake = f"{bucket}/lake"
+    insert(database, 1, 100)
+    land(settings)
+    database.execute("update app.things set name = 'changed in bulk' where id <= 3")
+    database.execute("delete from app.things where id = 4")
+    result = land(settings, reconcile=True, day=NEXT_DAY)
+    assert (result.rows, result.deleted, result.skipped) == (4, 1, 96)
+    assert land(settings, reconcile=True).rows == 0
+    lake = Lake.open(settings.lake, settings.world)
+    (verified,) = verify(lake, [things()], settings.source_dsn.get_secret_value())
+    assert (verified.findings, verified.rows) == ([], 104)
 
 
 def test_a_deleted_row_without_a_cursor_comes_back(database: psycopg.Connection, settings: Settings) -> None:

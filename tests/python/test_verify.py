@@ -61,12 +61,12 @@ def settings(request: pytest.FixtureRequest, server: str, tmp_path: Path) -> Set
     lake = (
         str(tmp_path / "lake") if request.param == "folder" else request.getfixturevalue("bucket") + "/lake"
     )
-    return Settings(lake=lake, source_dsn=server, extract_date=DAY, _env_file=None)
+    return Settings(lake=lake, source_dsn=server, extract_date=DAY)
 
 
 @pytest.fixture
 def local(server: str, tmp_path: Path) -> Settings:
-    return Settings(lake=str(tmp_path / "lake"), source_dsn=server, extract_date=DAY, _env_file=None)
+    return Settings(lake=str(tmp_path / "lake"), source_dsn=server, extract_date=DAY)
 
 
 def land(settings: Settings, day: int = 0) -> Lake:

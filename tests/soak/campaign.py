@@ -48,6 +48,9 @@ PATIENCE = 120
 ROWS = 6_000
 
 SOURCE = """
+    -- The sandbox's server lets a commit go before it is written; here a kill must not undo one, nor these.
+    set synchronous_commit = on;
+    alter database postgres set synchronous_commit = on;
     create schema app;
     create table app.things (id bigint primary key, body text not null, updated_at timestamptz not null);
     create table app.orders (id bigint primary key, body text not null, updated_at timestamptz not null);
@@ -63,8 +66,6 @@ SOURCE = """
     insert into app.orders select i, app.noise(i, 1), '2025-01-01' from generate_series(1, 500) as i;
     insert into app.notes values (1, 'first', '2025-01-01');
     create index on app.things (updated_at);
-    -- The sandbox's server lets a commit go before it is written; here a kill must not undo one.
-    alter database postgres set synchronous_commit = on;
 """
 
 
@@ -231,15 +232,12 @@ class _Campaign:
             return
         delay = self._random.choice((0, self._random.uniform(0, 0.02)))
         skipped = self._random.randrange(len(victim.TABLES)) if moment == "object" else 0
+        unfinished = {"bytes": "written", "upload": "uploads", "part": "parts"}.get(moment)
         while process.is_alive():
-            now = _state(self._lake)
-            there = {
-                "object": len(now.batches - before.batches) > skipped,
-                "bytes": now.written,
-                "upload": now.uploads,
-                "part": now.parts,
-            }
-            if there[moment]:
+            # Nothing else is asked for: while S3 answers, the run goes on.
+            if unfinished and _unfinished(self._lake)[unfinished]:
+                break
+            if not unfinished and len(_committed(self._lake) - before.batches) > skipped:
                 break
             time.sleep(0.001 if self._result.place == "folder" else 0.02)
         process.join(delay)
@@ -289,27 +287,35 @@ class _State:
 
 
 def _state(lake: Lake) -> _State:
-    place = lake.storage
     # What is half written is looked at first: it may be published meanwhile, but not the other way round.
+    unfinished = _unfinished(lake)
+    audited = frozenset(n.rpartition("/")[2] for n in lake.storage.names("audit/batches"))
+    return _State(_committed(lake), audited, **unfinished)
+
+
+def _committed(lake: Lake) -> frozenset[str]:
+    return frozenset(lake.storage.names("raw"))
+
+
+def _unfinished(lake: Lake) -> Counter[str]:
+    """How much is half written: `written` bytes in a folder, `uploads` and their `parts` on S3."""
     if "://" not in lake.root:
         written = 0
         for file in Path(lake.root, ".partial").glob("*"):
             with contextlib.suppress(FileNotFoundError):
                 written += file.stat().st_size
-        more = {"written": written}
-    else:
-        listed = place.client.list_multipart_uploads(Bucket=place.bucket, Prefix=place.key("raw/"))
-        uploads = listed.get("Uploads", [])
-        parts = 0
-        for upload in uploads:
-            with contextlib.suppress(place.client.exceptions.ClientError):
-                found = place.client.list_parts(
-                    Bucket=place.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                )
-                parts += len(found.get("Parts", []))
-        more = {"uploads": len(uploads), "parts": parts}
-    audited = frozenset(n.rpartition("/")[2] for n in place.names("audit/batches"))
-    return _State(frozenset(place.names("raw")), audited, **more)
+        return Counter(written=written)
+    place = lake.storage
+    listed = place.client.list_multipart_uploads(Bucket=place.bucket, Prefix=place.key("raw/"))
+    uploads = listed.get("Uploads", [])
+    parts = 0
+    for upload in uploads:
+        with contextlib.suppress(place.client.exceptions.ClientError):
+            found = place.client.list_parts(
+                Bucket=place.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+            )
+            parts += len(found.get("Parts", []))
+    return Counter(uploads=len(uploads), parts=parts)
 
 
 def _phase(before: _State, after: _State) -> str:

@@ -58,7 +58,7 @@ def table(drop: Path) -> TableConfig:
 def batch(lake: Lake, things: TableConfig, day: date, act: Callable[[Run, BatchWriter], None]) -> BatchWriter:
     """Commit one batch of a table, filled by `act`."""
     with lake.lock():
-        run = Run(Settings(_env_file=None), lake, day, lake.next_batch_id(), None)
+        run = Run(Settings(), lake, day, lake.next_batch_id(), None)
         with lake.begin(things, files.schema(things, run), run.batch_id, day) as out:
             act(run, out)
     return out

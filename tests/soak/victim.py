@@ -33,15 +33,13 @@ def ingest(
 ) -> None:
     """Land every table of the source; the exit code is 0, BUSY or FAILED, and `log` says why."""
     os.environ |= environment
-    lake.ROW_GROUP_ROWS = 512
-    storage.PART_BYTES = 256 * 1024
+    lake.ROW_GROUP_ROWS = 256
+    storage.PART_BYTES = 64 * 1024
     if sabotage == "plain-write":
         storage.LocalStorage.create = lambda self, name, replace=False: _PlainFile(self._root / name)
         storage.S3Storage.create = lambda self, name, replace=False: _PlainObject(self, name)
     try:
-        errors = [
-            r.error for r in run.run(Settings(lake=root, _env_file=None, **settings), TABLES) if r.error
-        ]
+        errors = [r.error for r in run.run(Settings(lake=root, **settings), TABLES) if r.error]
     except IngestionError as error:
         errors = [str(error)]
     if errors:

@@ -20,7 +20,6 @@ from typing import Any
 
 import psycopg
 import pyarrow as pa
-import pyarrow.compute as pc
 from psycopg import sql
 
 from ingestion.config import TableConfig
@@ -426,15 +425,12 @@ def _read(read: Callable[[Any], Any], record: Any, field: str) -> Any:
 
 def _not_landed(rows: pa.Table, landed: pa.Table) -> pa.Table:
     """The rows whose (cpf, queried_at) the lake does not hold, each once."""
-    known: set[tuple[str, datetime]] = set()
+    places = rows.select(_KEY).append_column("place", pa.array(range(rows.num_rows), pa.int64()))
+    first = places.group_by(_KEY).aggregate([("place", "min")])
     if landed.num_rows:
-        # Only people who are in both can have a record twice.
-        known = _pairs(landed.filter(pc.is_in(landed["cpf"], rows["cpf"].unique())))
-    keep = []
-    for key in zip(rows["cpf"].to_pylist(), rows["queried_at"].to_pylist(), strict=True):
-        keep.append(key not in known)
-        known.add(key)
-    return rows.filter(pa.array(keep, pa.bool_()))
+        keys = landed.select(_KEY).cast(first.select(_KEY).schema)
+        first = first.join(keys, _KEY, join_type="left anti")
+    return rows.take(first["place_min"].combine_chunks().sort())
 
 
 def _pairs(keys: pa.Table) -> set[tuple[str, datetime]]:

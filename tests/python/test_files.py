@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import duckdb
 import pyarrow as pa
@@ -21,7 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestion import drop, files
+from ingestion import drop, files, json_lines
 from ingestion.config import TableConfig
 from ingestion.errors import IngestionError
 from ingestion.json_lines import JsonParser
@@ -235,10 +236,11 @@ def lines(draw: st.DrawFn) -> bytes:
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(lines(), max_size=6))
-def test_a_block_gives_what_its_lines_give_one_by_one(block: list[bytes]) -> None:
+@given(st.lists(lines(), max_size=6), st.sampled_from([64, 128 * 1024]))
+def test_a_block_gives_what_its_lines_give_one_by_one(block: list[bytes], tile: int) -> None:
     layout = Layout.of(table())
-    found = JsonParser(layout, ()).parse(b"".join(line + b"\n" for line in block))
+    with mock.patch.object(json_lines, "_TILE", tile):
+        found = JsonParser(layout, ()).parse(b"".join(line + b"\n" for line in block))
     rows, bad = [], {}
     for i, line in enumerate(block):
         # The definition: every line by itself.

@@ -246,12 +246,13 @@ class _Inquiry:
             ) from None
 
     def newest(self) -> dict[str, datetime]:
-        """The time of everyone's newest score that is landed or answered."""
-        keys = self._all_keys()
-        if keys.num_rows == 0:
-            return {}
-        found = keys.group_by("cpf").aggregate([("queried_at", "max")])
-        return dict(zip(found["cpf"].to_pylist(), found["queried_at_max"].to_pylist(), strict=True))
+        """The time of everyone's newest score that is landed or answered, be it one for the dead letters."""
+        found = self._all_keys().group_by("cpf").aggregate([("queried_at", "max")])
+        newest = dict(zip(found["cpf"].to_pylist(), found["queried_at_max"].to_pylist(), strict=True))
+        for *_, key in self._bad:
+            if key:
+                newest[key[0]] = max(key[1], newest.get(*key))
+        return newest
 
     def keys(self) -> set[tuple[str, datetime]]:
         """Every score that is landed or answered."""

@@ -419,7 +419,9 @@ def _typed(column: Any, values: pa.Array) -> tuple[pa.Array, list[int]]:
 def _matches(variant: Variant, fields: dict[str, Any]) -> bool:
     for name, wanted in variant.where.items():
         raw = _at(fields, name)
-        if raw is None or json.loads(bytes(raw)) != wanted:
+        value = None if raw is None else json.loads(bytes(raw))
+        # To Python true equals 1.
+        if raw is None or value != wanted or isinstance(value, bool) != isinstance(wanted, bool):
             return False
     return True
 

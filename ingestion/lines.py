@@ -1,4 +1,4 @@
-"""Typed rows out of lines of JSON or CSV, exactly, and what is wrong with every line that gives none.
+"""Lines of files: how they are declared, cut and typed, exactly; and rows out of CSV.
 
 A column's value is taken only when it can be held exactly: a number with more decimals than declared, a
 time without a zone, a field given twice or a character that is not of the declared encoding refuses the
@@ -41,14 +41,11 @@ ENCODINGS = {"utf-8": "utf-8", "latin-1": "latin-1"}
 EXTRA = "_extra"
 VARIANT = "_variant"
 BASE64 = "base64:"
-_MAX_EXTRAS = 64
+_WINDOW_BYTES = 4096
 _NUMERIC = re.compile(r"numeric\((\d{1,2}), ?(\d{1,2})\)")
 _NUMBER = r"[+-]?([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][+-]?[0-9]{1,3})?"
 _COMMA_NUMBER = r"[+-]?([0-9]{1,40}|[0-9]{1,3}(\.[0-9]{3}){1,12})(,[0-9]{1,40})?"
 _TOO_FINE = re.compile(r"[.,]\d{6}\d*[1-9]")
-_SPACE_BEFORE_COLON = re.compile(rb"\s:")
-# Names that a decoder of fixed names can have.
-_PLAIN_NAME = re.compile(r'[^"\\\x00-\x1f]+')
 _CONTROL_1 = re.compile(rb"[\x80-\x9f]")
 
 
@@ -298,27 +295,33 @@ class CsvSplitter:
         records: list[bytes] = []
         numbers: list[int] = []
         bad: list[Bad] = []
-        while data:
-            spans, open_from, is_stray = self._spans(data)
+        at, window = 0, len(data)
+        while at < len(data):
+            piece = data[at : at + window]
+            is_rest = at + window >= len(data)
+            spans, open_from, is_stray = self._spans(piece)
             for start, end in spans:
-                record = data[start:end]
+                record = piece[start:end]
                 if record.strip(b"\r\n"):
                     records.append(record)
                     numbers.append(self._line)
                 self._line += record.count(b"\n")
-            data = data[open_from:]
-            if not is_stray and not last and len(data) <= self._limit:
-                self._rest = data  # a record that is not whole yet
+            at += open_from
+            if not is_stray and not is_rest:
+                window *= 2
+                continue
+            if not is_stray and not last and len(data) - at <= self._limit:
+                self._rest = data[at:]  # a record that is not whole yet
                 break
-            cut = data.find(b"\n") + 1
-            if data and not cut:
+            cut = data.find(b"\n", at) + 1
+            if not cut:
                 # A line longer than any may be: its beginning is enough to know it by.
-                self._rest = data[: self._limit + 1]
+                self._rest = data[at : at + self._limit + 1]
                 break
-            if data:
-                bad.append(self._broken(data[: cut - 1]))
-                self._line += 1
-                data = data[cut:]
+            bad.append(self._broken(data[at : cut - 1]))
+            self._line += 1
+            # Where one quote is wrong others are: not all that follows is looked at again for each of them.
+            at, window = cut, _WINDOW_BYTES
         if self._wants_header and self.header is None and (records or bad):
             first = bool(records) and (not bad or numbers[0] < bad[0].line)
             self.header = records.pop(0) if first else bad.pop(0).payload

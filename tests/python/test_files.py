@@ -6,6 +6,8 @@ import json
 import os
 import random
 import re
+import shutil
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -336,6 +338,17 @@ def test_csv_as_it_comes(chunk: int) -> None:
     }
 
 
+def test_a_stray_quote_in_every_line_costs_no_more_than_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at, spans = [], CsvSplitter._spans
+    monkeypatch.setattr(
+        CsvSplitter, "_spans", lambda self, data: (looked_at.append(len(data)), spans(self, data))[1]
+    )
+    data = b"id;name;amount\n" + b'1;12" pipe;5,00\n' * 3000 + b"z;tube;1,00\n"
+    rows, bad = read_csv(data, **BRAZIL)
+    assert ([r["id"] for r in rows.values()], len(bad)) == (["z"], 3000)
+    assert sum(looked_at) < 3000 * 8192
+
+
 @pytest.mark.parametrize("chunk", [5, 1 << 20])
 def test_a_quote_that_is_never_closed_costs_its_line_only(chunk: int) -> None:
     data = b'id;name;amount\na;"open;1\n' + b"".join(b'r%d;"x\ny";2\n' % i for i in range(20)) + b'z;"w;3\n'
@@ -580,6 +593,27 @@ def test_files_in_a_bucket(place: Place, bucket: str) -> None:
         place.land()
 
 
+def test_files_that_are_taken_away_while_the_folder_is_listed_do_not_matter(place: Place) -> None:
+    place.put("stays.jsonl", jsonl(record(1)))
+    ended = threading.Event()
+
+    def come_and_go() -> None:
+        while not ended.is_set():
+            for number in range(50):
+                place.put(f"{number}/a.jsonl", b"")
+            for number in range(50):
+                shutil.rmtree(place.drop / str(number))
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(100):
+            assert "stays.jsonl" in {e.name for e in drop.LocalDrop(place.drop).entries()}
+    finally:
+        ended.set()
+        thread.join()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -729,6 +763,7 @@ PARTNERS = {
         "where": {"version": 2},
         "fields": {"id": "event.id", "n": "event.count"},
     },
+    "south-1": {"files": "south/*", "where": {"version": 1}, "fields": {"id": "number"}},
     "south": {"files": "south/*", "fields": {"id": "key"}},
 }
 
@@ -739,6 +774,7 @@ def test_partners_and_versions_of_one_record_land_in_one_table(place: Place) -> 
     place.put("south/a.jsonl", jsonl(
         {"version": 2, "event": {"id": "s2", "count": 5, "more": 1}, "at": AT}, {"key": "s1", "at": AT, "n": 6},
         {"version": 2, "event": "s3", "at": AT}, {"version": 2, "event": {"id": 4}, "at": AT},
+        {"version": True, "key": "s5", "at": AT},
     ))  # fmt: skip
     place.put("own/a.jsonl", jsonl(record(7)))
     place.land()
@@ -748,6 +784,7 @@ def test_partners_and_versions_of_one_record_land_in_one_table(place: Place) -> 
         (None, "r7", 7, None),
         ("south-2", "s2", 5, '{"event":{"id": "s2", "count": 5, "more": 1},"version":2}'),
         ("south", "s1", 6, None),
+        ("south", "s5", None, '{"version":true}'),
     ]
     assert place.letters() == {"south/a.jsonl:3": "id is missing", "south/a.jsonl:4": "id is no text"}
 

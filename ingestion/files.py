@@ -51,6 +51,7 @@ PLACE = [("_source_file", pa.string()), ("_source_line", pa.int64())]
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}
 CHUNK_BYTES = 512 * 1024
 BLOCK_BYTES = 1024 * 1024
+PARSERS = 2  # each costs some 10 MB, and more would wait for the one thread that writes
 WHOLE_EVERY = 200
 RACY_SECONDS = 2.0
 _BOM = b"\xef\xbb\xbf"
@@ -621,14 +622,13 @@ class _Landed:
 
 
 def _parsed(blocks: Iterator[_Block]) -> Iterator[tuple[_Block, pa.Table | None, list[_Letter]]]:
-    """Blocks with their rows and bad lines: one thread reads ahead, one for each processor parses."""
-    workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(workers) as parsers:
+    """Blocks with their rows and bad lines: one thread reads ahead, others parse."""
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(PARSERS) as parsers:
         waiting: deque[Future] = deque()
         upcoming = reader.submit(next, blocks, None)
         while (block := upcoming.result()) or waiting:
             if block:
                 upcoming = reader.submit(next, blocks, None)
                 waiting.append(parsers.submit(lambda b=block: (b, *b.parsed())))
-            if not block or len(waiting) > workers:
+            if not block or len(waiting) > PARSERS:
                 yield waiting.popleft().result()

@@ -198,9 +198,7 @@ class JsonParser:
 
         fields = self._scan(data)
         odd = np.zeros(fields.lines, bool)
-        names = fields.names.dictionary.to_pylist()
-        ids = fields.names.indices.to_numpy()
-        occurrences = {name: np.flatnonzero(ids == i) for i, name in enumerate(names)}
+        occurrences = fields.of_name
         unknown = sorted(occurrences.keys() - set(self._block_names))
         for name, at in occurrences.items():
             rows = fields.line[at]
@@ -250,7 +248,8 @@ class JsonParser:
         """
         import numpy as np
 
-        if _ESCAPED_ESCAPE in data:
+        has_escapes = b"\\" in data
+        if has_escapes and _ESCAPED_ESCAPE in data:
             raise _Odd(np.array([_ESCAPED_ESCAPE in line for line in data.split(b"\n")[:-1]], bool))
         count = self._count(data)
         buffer = pa.py_buffer(data)
@@ -286,8 +285,9 @@ class JsonParser:
             odd = np.zeros(count, bool)
             odd[line[~usual]] = True
             raise _Odd(odd)
-        names = _slices(buffer, name_start + 1, name_end).dictionary_encode()
-        return _Fields(count, buffer, octets, line, names, value_start, value_end, b"\\" in data)
+        name_start += 1
+        of_name = _by_column(octets, name_start, name_end, count) or _by_name(buffer, name_start, name_end)
+        return _Fields(count, buffer, octets, line, of_name, value_start, value_end, has_escapes)
 
     def _count(self, data: bytes) -> int | None:
         """How many objects there are one after the other, None when it is not only objects."""
@@ -310,7 +310,8 @@ class _Fields:
     buffer: pa.Buffer
     octets: Any
     line: Any
-    names: pa.DictionaryArray
+    of_name: dict[str, Any]
+    """Which of them have a name."""
     start: Any
     end: Any
     has_escapes: bool
@@ -337,11 +338,11 @@ class _Fields:
             if odd.any():
                 return pa.nulls(self.lines, pa.string())
             start, end = start + is_text, end - is_text
-        if len(at) == self.lines and not is_null.any():
+        if len(line) == self.lines and not is_null.any():
             values = _slices(self.buffer, start, end)
         else:
             place, absent = np.zeros(self.lines, np.int64), np.ones(self.lines, bool)
-            place[line], absent[line] = np.arange(len(at)), is_null
+            place[line], absent[line] = np.arange(len(line)), is_null
             values = _slices(self.buffer, start, end).take(pa.array(place, mask=absent))
         return _unescaped(values) if self.has_escapes and kind not in ("json", None) else values
 
@@ -378,6 +379,34 @@ def _marks(octets: Any) -> Any:
         marks = (folded == 123) | (folded == 125) | (tile == 44) | (tile == 58) | (tile == 10)
         places.append((np.flatnonzero(marks & ~inside) + start).astype(np.int32))
     return np.concatenate(places)
+
+
+def _by_column(octets: Any, start: Any, end: Any, lines: int) -> dict[str, Any]:
+    """Which fields have a name, where all lines have the same names in the same order; else nothing."""
+    import numpy as np
+
+    width, rest = divmod(len(start), lines)
+    if rest:
+        return {}
+    starts, sizes = start.reshape(lines, width), (end - start).reshape(lines, width)
+    if (sizes != sizes[0]).any():
+        return {}
+    found = {}
+    for i, size in enumerate(sizes[0].tolist()):
+        names = octets[starts[:, i, None] + np.arange(size)]
+        if (names != names[0]).any():
+            return {}
+        found[names[0].tobytes().decode()] = slice(i, None, width)
+    return found if len(found) == width else {}
+
+
+def _by_name(buffer: pa.Buffer, start: Any, end: Any) -> dict[str, Any]:
+    """Which fields have a name."""
+    import numpy as np
+
+    names = _slices(buffer, start, end).dictionary_encode()
+    places = names.indices.to_numpy()
+    return {name: np.flatnonzero(places == i) for i, name in enumerate(names.dictionary.to_pylist())}
 
 
 def _slices(buffer: pa.Buffer, start: Any, end: Any) -> pa.Array:

@@ -4,8 +4,7 @@ A column's value is taken only when it can be held exactly: a number with more d
 time without a zone, a field given twice or a character that is not of the declared encoding refuses the
 line. Whatever else a record holds goes to `_extra`. Blank lines are no records.
 
-Whole blocks are decoded at once; only a block that holds something unusual is looked at line by line, by
-`_Json.record` and `_exact`, which define what is right. What the fast way takes, they take with equal values.
+Many values are read at once where they are written as usual; `_EXACT` defines what is right, one by one.
 """
 
 import base64

@@ -11,7 +11,7 @@ from typing import IO, Any, Protocol
 from ingestion.errors import IngestionError
 
 UNFINISHED = (".tmp", ".part")
-KEEP_BYTES = 8 * 1024 * 1024
+KEEP_BYTES = 1024 * 1024
 """How much of a file is kept in memory rather than in a temporary file."""
 
 

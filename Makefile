@@ -97,6 +97,14 @@ dbt_packages/.installed: packages.yml $(shell find offline_packages -type f -not
 soak: setup-dev ## 200 runs killed with -9, on a folder and on S3, each verified (SOAK="--kills 20 --seed 7")
 	@$(BIN)/python -m tests.soak $(SOAK)
 
+.PHONY: soak-files
+soak-files: setup-dev ## 100 runs over broken files killed with -9 (SOAK="--kills 20 --seed 7")
+	@$(BIN)/python -m tests.soak.files $(SOAK)
+
+.PHONY: soak-apis
+soak-apis: setup-dev ## 100 API runs killed with -9, then every fault of the APIs with five seeds
+	@API_KILLS=100 API_FAULTS_FULL=1 $(BIN)/python -m pytest -q -s tests/python/test_api_faults.py
+
 ##@ Help
 .PHONY: help
 help: ## This list

@@ -5,14 +5,13 @@
 The sandbox's credit bureau answers on loopback, in a process of its own; everyone has 24 records, 200 to a
 page. Ours also reads the consents from PostgreSQL, checks every record and keeps each page in the spool
 before it asks for the next. dlt gets the list of people for nothing and writes Parquet to a local folder.
-Every round runs one after the other, so whatever else the machine does, it does to both.
+Every round runs one after the other, so whatever else the machine does, it does to both. With dlt the results
+go to `docs/benchmarks.md`.
 """
 
 import argparse
 import json
 import multiprocessing
-import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,12 +22,14 @@ from typing import Any
 
 import psycopg
 
+from benchmarks import page
 from sandbox.postgres import Postgres
 from sandbox.third_party.server import create_server
 
 DAY = date(2025, 12, 31)
 CONSENTED_AT = datetime(2024, 1, 15, 12, tzinfo=UTC)
 KEY = "benchmark-key"
+NAMES = {"ingestion": "**`ingestion`**", "dlt": "dlt, `RESTClient`"}
 ROOT = Path(__file__).resolve().parent.parent
 PEER = ROOT / ".cache" / "bench" / "peers" / "bin" / "python"
 
@@ -45,6 +46,7 @@ def main() -> None:
         raise SystemExit(
             f"{given.peer} does not exist: install benchmarks/requirements.txt, or say --no-peers"
         )
+    machine = page.machine()
     results: dict[str, list[dict[str, Any]]] = {}
     with (
         tempfile.TemporaryDirectory(prefix="bench-apis-") as folder,
@@ -55,13 +57,26 @@ def main() -> None:
             place = Path(folder, str(number))
             results.setdefault("ingestion", []).append(_ours(place / "lake", dsn, url))
             if not given.no_peers:
-                results.setdefault("dlt REST client", []).append(_dlt(given.peer, place / "dlt", dsn, url))
-    print(f"load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores")
-    print(f"{'':<18}{'records':>10}{'seconds':>9}{'of CPU':>8}{'records/s':>11}{'peak MB':>9}")
+                results.setdefault("dlt", []).append(_dlt(given.peer, place / "dlt", dsn, url))
+    records = results["ingestion"][0]["records"]
+    lines = [
+        f"{records:,} records on {machine}, the API's server among them; median of {given.rounds} rounds, in"
+        " brackets the lowest and the highest.",
+        "",
+        "| tool | seconds | records/s | CPU seconds | peak memory, MB |",
+        "|---|---:|---:|---:|---:|",
+    ]
     for name, rounds in results.items():
-        seconds, cpu = (statistics.median(r[k] for r in rounds) for k in ("seconds", "cpu"))
-        records, peak = rounds[0]["records"], max(r["peak_mb"] for r in rounds)
-        print(f"{name:<18}{records:>10,}{seconds:>9.1f}{cpu:>8.1f}{records / seconds:>11,.0f}{peak:>9.0f}")
+        seconds, cpu, peak = ([r[k] for r in rounds] for k in ("seconds", "cpu", "peak_mb"))
+        rates = page.span([r["records"] / r["seconds"] for r in rounds], ",.0f")
+        lines.append(
+            f"| {NAMES[name]} | {page.span(seconds, '.1f')} | {rates} | {page.span(cpu, '.1f')}"
+            f" | {max(peak):.0f} |"
+        )
+    if given.no_peers:
+        print("\n".join(lines))
+    else:
+        page.write("apis", lines)
 
 
 def _ours(lake: Path, dsn: str, url: str) -> dict[str, Any]:

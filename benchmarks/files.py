@@ -3,17 +3,16 @@
     python -m benchmarks.files [--events 1000000] [--rounds 3] [--no-peers]
 
 The events are those of the app's event log, 340 bytes each, in hourly files. Ours checks every line, types it
-and writes one Parquet file; dlt reads them with `read_jsonl` and writes Parquet to a local folder. Every run
-is a process of its own, importing included, and all run one after the other in every round, so whatever else
-the machine does, it does to both.
+and writes one Parquet file; dlt reads them with `read_jsonl` and writes Parquet to a local folder; DuckDB's
+`read_json` to Parquet is the yardstick of what a machine can do: it checks little and accounts for nothing.
+Every run is a process of its own, and all run one after the other in every round, so whatever else the
+machine does, it does to all. With dlt the results go to `docs/benchmarks.md`.
 """
 
 import argparse
 import json
-import os
 import random
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,11 +27,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PEER = ROOT / ".cache" / "bench" / "peers" / "bin" / "python"
 EVENTS_A_FILE = 100_000
+NAMES = {
+    "ingestion": "**`ingestion`**",
+    "dlt": "dlt, `filesystem` and `read_jsonl`",
+    "DuckDB": "DuckDB, `read_json`",
+}
 
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.files", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.files", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3, help="the median is shown")
     parser.add_argument("--no-peers", action="store_true", help="only ingestion")
@@ -41,13 +45,20 @@ def main() -> None:
     given = parser.parse_args()
     if given.once:
         tool, *places = given.once
-        _show_use({"ingestion": land, "dlt": land_with_dlt}[tool], *map(Path, places))
+        _show_use(
+            {"ingestion": land, "dlt": land_with_dlt, "DuckDB": read_with_duckdb}[tool], *map(Path, places)
+        )
         return
     if not given.no_peers and not given.peer.exists():
         raise SystemExit(
             f"{given.peer} does not exist: install benchmarks/requirements.txt, or say --no-peers"
         )
-    tools = {"ingestion": sys.executable} | ({} if given.no_peers else {"dlt": str(given.peer)})
+    from benchmarks import page
+
+    tools = {"ingestion": sys.executable, "DuckDB": sys.executable}
+    if not given.no_peers:
+        tools["dlt"] = str(given.peer)
+    machine = page.machine()
     seen: dict[tuple[str, str], list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory(prefix="bench-files-") as folder:
         for kind in ("plain", "gzip"):
@@ -57,14 +68,24 @@ def main() -> None:
                 for tool, python in tools.items():
                     lake = Path(folder, f"{tool}-{kind}-{number}")
                     seen.setdefault((tool, kind), []).append(_once(python, tool, Path(folder, kind), lake))
-    print(f"load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores")
-    print(f"{'':<18}{'seconds':>9}{'of CPU':>8}{'events/s':>11}{'per CPU s':>11}{'peak MB':>9}")
+    lines = [
+        f"{given.events:,} events on {machine}; median of {given.rounds} rounds, in brackets the lowest and"
+        " the highest.",
+        "",
+        "| files | tool | seconds | events/s | CPU seconds | peak memory, MB |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
     for (tool, kind), uses in seen.items():
-        seconds, cpu, peak = (statistics.median(u[k] for u in uses) for k in ("seconds", "cpu", "peak_mb"))
-        print(
-            f"{tool + ', ' + kind:<18}{seconds:>9.1f}{cpu:>8.1f}{given.events / seconds:>11,.0f}"
-            f"{given.events / cpu:>11,.0f}{peak:>9.0f}"
+        seconds, cpu, peak = ([u[k] for u in uses] for k in ("seconds", "cpu", "peak_mb"))
+        rates = page.span([given.events / s for s in seconds], ",.0f")
+        lines.append(
+            f"| {kind} | {NAMES[tool]} | {page.span(seconds, '.1f')} | {rates} | {page.span(cpu, '.1f')}"
+            f" | {max(peak):.0f} |"
         )
+    if given.no_peers:
+        print("\n".join(lines))
+    else:
+        page.write("files", lines)
 
 
 def _once(python: str, tool: str, drop: Path, lake: Path) -> dict[str, float]:
@@ -137,6 +158,21 @@ def land_with_dlt(drop: Path, lake: Path) -> None:
     )
     events = (files(str(drop), file_glob="*/*.jsonl*") | read_jsonl(chunksize=10_000)).with_name("events")
     pipeline.run(events, loader_file_format="parquet").raise_on_failed_jobs()
+
+
+def read_with_duckdb(drop: Path, lake: Path) -> None:
+    """Copy the events to one Parquet file with DuckDB."""
+    import duckdb
+
+    lake.mkdir(parents=True)
+    columns = "event_id varchar, customer_id bigint, actor varchar, session_id varchar, event_type varchar"
+    columns += ", occurred_at timestamptz, properties json, received_at timestamptz"
+    typed = ", ".join(f"{name}: '{kind}'" for name, kind in (c.split() for c in columns.split(", ")))
+    with duckdb.connect(config={"memory_limit": "250MB"}) as connection:
+        connection.execute(
+            f"copy (select * from read_json('{drop}/*/*.jsonl*', format = 'newline_delimited',"
+            f" columns = {{{typed}}})) to '{lake}/events.parquet' (compression zstd, compression_level 1)"
+        )
 
 
 def _show_use(act: Callable[[Path, Path], None], *places: Path) -> None:

@@ -20,7 +20,6 @@ from typing import Any
 
 import psycopg
 import pyarrow as pa
-import pyarrow.compute as pc
 from psycopg import sql
 
 from ingestion.config import TableConfig
@@ -247,12 +246,13 @@ class _Inquiry:
             ) from None
 
     def newest(self) -> dict[str, datetime]:
-        """The time of everyone's newest score that is landed or answered."""
-        keys = self._all_keys()
-        if keys.num_rows == 0:
-            return {}
-        found = keys.group_by("cpf").aggregate([("queried_at", "max")])
-        return dict(zip(found["cpf"].to_pylist(), found["queried_at_max"].to_pylist(), strict=True))
+        """The time of everyone's newest score that is landed or answered, be it one for the dead letters."""
+        found = self._all_keys().group_by("cpf").aggregate([("queried_at", "max")])
+        newest = dict(zip(found["cpf"].to_pylist(), found["queried_at_max"].to_pylist(), strict=True))
+        for *_, key in self._bad:
+            if key:
+                newest[key[0]] = max(key[1], newest.get(*key))
+        return newest
 
     def keys(self) -> set[tuple[str, datetime]]:
         """Every score that is landed or answered."""
@@ -426,15 +426,12 @@ def _read(read: Callable[[Any], Any], record: Any, field: str) -> Any:
 
 def _not_landed(rows: pa.Table, landed: pa.Table) -> pa.Table:
     """The rows whose (cpf, queried_at) the lake does not hold, each once."""
-    known: set[tuple[str, datetime]] = set()
+    places = rows.select(_KEY).append_column("place", pa.array(range(rows.num_rows), pa.int64()))
+    first = places.group_by(_KEY).aggregate([("place", "min")])
     if landed.num_rows:
-        # Only people who are in both can have a record twice.
-        known = _pairs(landed.filter(pc.is_in(landed["cpf"], rows["cpf"].unique())))
-    keep = []
-    for key in zip(rows["cpf"].to_pylist(), rows["queried_at"].to_pylist(), strict=True):
-        keep.append(key not in known)
-        known.add(key)
-    return rows.filter(pa.array(keep, pa.bool_()))
+        keys = landed.select(_KEY).cast(first.select(_KEY).schema)
+        first = first.join(keys, _KEY, join_type="left anti")
+    return rows.take(first["place_min"].combine_chunks().sort())
 
 
 def _pairs(keys: pa.Table) -> set[tuple[str, datetime]]:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
@@ -11,7 +11,7 @@ from typing import IO, Any, Protocol
 from ingestion.errors import IngestionError
 
 UNFINISHED = (".tmp", ".part")
-KEEP_BYTES = 8 * 1024 * 1024
+KEEP_BYTES = 1024 * 1024
 """How much of a file is kept in memory rather than in a temporary file."""
 
 
@@ -78,10 +78,12 @@ class LocalDrop:
             for item in found:
                 if not _is_finished(item.name):
                     continue
-                if item.is_dir():
-                    yield from self._walk(item.path, f"{prefix}{item.name}/")
-                elif item.is_file():
-                    yield entry_of(prefix + item.name, item.stat())
+                # Whoever drops files may take them away at any moment.
+                with suppress(FileNotFoundError):
+                    if item.is_dir():
+                        yield from self._walk(item.path, f"{prefix}{item.name}/")
+                    elif item.is_file():
+                        yield entry_of(prefix + item.name, item.stat())
 
     def holds(self, name: str) -> bool:
         """See `Drop`."""

@@ -19,12 +19,12 @@ import time
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from tempfile import SpooledTemporaryFile
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,13 +32,13 @@ import pyarrow.compute as pc
 from ingestion.config import TableConfig
 from ingestion.drop import KEEP_BYTES, Drop, Entry, open_drop
 from ingestion.errors import IngestionError
+from ingestion.json_lines import JsonParser
 from ingestion.lake import BatchWriter, DeadLetter, Lake
 from ingestion.lines import (
     Bad,
     BadRecord,
     CsvParser,
     CsvSplitter,
-    JsonParser,
     Layout,
     Lines,
     LineSplitter,
@@ -51,12 +51,12 @@ PLACE = [("_source_file", pa.string()), ("_source_line", pa.int64())]
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}
 CHUNK_BYTES = 512 * 1024
 BLOCK_BYTES = 1024 * 1024
+PARSERS = 1  # a second costs 25 MB; of two cores, reading and writing keep the other busy
 WHOLE_EVERY = 200
 RACY_SECONDS = 2.0
 _BOM = b"\xef\xbb\xbf"
 # file:17 is a line whose payload is whole; file:17-17 and file:18- are lines only the file itself holds.
 _ORIGIN = re.compile(r"(?P<file>.*):(?P<line>\d+)(?P<unread>-\d*)?", re.DOTALL)
-T = TypeVar("T")
 
 
 def schema(table: TableConfig, run: Run | None) -> pa.Schema:
@@ -248,9 +248,12 @@ class _Block:
     ended: list[_File] = field(default_factory=list)
     size: int = 0
 
-    def parsed(self) -> tuple[pa.Table, list["_Letter"]]:
+    def parsed(self) -> tuple[pa.Table | None, list["_Letter"]]:
         """The rows with their file and line, and the lines that gave none."""
         import numpy as np
+
+        if not self.parts:
+            return None, []
 
         letters = [
             _Letter(file, bad.line, bad.payload, bad.reason, bad.unread)
@@ -522,11 +525,7 @@ def _land(
     encoding = source.layout.encoding
     again_landed: dict[str, _Landed] = {}
     count = 0
-    parsed = _ahead(
-        (block, *(block.parsed() if block.parts else (None, [])))
-        for block in _ahead(source.blocks(entries, history, again=again))
-    )
-    for block, rows, bad in parsed:
+    for block, rows, bad in _parsed(source.blocks(entries, history, again=again)):
         if rows is not None and rows.num_rows:
             out.extracted += rows.num_rows
             file = block.parts[0][0]
@@ -622,11 +621,14 @@ class _Landed:
         return [hashlib.blake2b(repr(row).encode(), digest_size=16).digest() for row in rows_of_values]
 
 
-def _ahead(items: Iterator[T], depth: int = 1) -> Iterator[T]:
-    """The same items, the next ones being made in a thread meanwhile."""
-    end = object()
-    with ThreadPoolExecutor(1) as thread:
-        waiting = deque(thread.submit(next, items, end) for _ in range(depth))
-        while (item := waiting.popleft().result()) is not end:
-            waiting.append(thread.submit(next, items, end))
-            yield item
+def _parsed(blocks: Iterator[_Block]) -> Iterator[tuple[_Block, pa.Table | None, list[_Letter]]]:
+    """Blocks with their rows and bad lines, in order: a thread reads ahead, and `PARSERS` parse."""
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(PARSERS) as parsers:
+        waiting: deque[Future] = deque()
+        upcoming = reader.submit(next, blocks, None)
+        while (block := upcoming.result()) or waiting:
+            if block:
+                upcoming = reader.submit(next, blocks, None)
+                waiting.append(parsers.submit(lambda b=block: (b, *b.parsed())))
+            if not block or len(waiting) > PARSERS:
+                yield waiting.popleft().result()

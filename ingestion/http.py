@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any
 
 import httpx
+import msgspec
 import tenacity
 
 from ingestion.config import TableConfig
@@ -209,6 +210,7 @@ class HttpService:
 
     def _request(self, method: str, path: str, body: Any) -> Any:
         began = time.monotonic()
+        content = None if body is None else msgspec.json.encode(body)
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(lambda e: isinstance(e, _Trouble) and not e.final),
             stop=tenacity.stop_any(
@@ -220,7 +222,7 @@ class HttpService:
             reraise=True,
         )
         try:
-            return retrying(self._once, method, path, body, deadline=began + self._patience.total)
+            return retrying(self._once, method, path, content, deadline=began + self._patience.total)
         except _Trouble as trouble:
             seconds = round(time.monotonic() - began)
             attempts = retrying.statistics["attempt_number"]
@@ -229,7 +231,7 @@ class HttpService:
                 f"the {self.name} at {self._where} {trouble.what} ({tried}); {self._remedy(trouble)}"
             ) from None
 
-    def _once(self, method: str, path: str, body: Any, *, deadline: float) -> Any:
+    def _once(self, method: str, path: str, body: bytes | None, *, deadline: float) -> Any:
         with self._gate.passage(deadline):
             status, headers, content = self._exchange(method, path, body)
             if status == 429 or status >= 500:
@@ -243,12 +245,13 @@ class HttpService:
             except (ValueError, RecursionError):
                 raise _Trouble("answers something that is not JSON") from None
 
-    def _exchange(self, method: str, path: str, body: Any) -> tuple[int, httpx.Headers, bytes]:
+    def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, httpx.Headers, bytes]:
         """One request and the whole of its answer, bounded in time and size."""
         began = time.monotonic()
         content = bytearray()
+        kind = None if body is None else {"Content-Type": "application/json"}
         try:
-            with self._client.stream(method, self._base + path, json=body) as response:
+            with self._client.stream(method, self._base + path, content=body, headers=kind) as response:
                 for chunk in response.iter_bytes():
                     content += chunk
                     if len(content) > self.limits.max_megabytes * 1e6:

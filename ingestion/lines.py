@@ -1,11 +1,10 @@
-"""Typed rows out of lines of JSON or CSV, exactly, and what is wrong with every line that gives none.
+"""Lines of files: how they are declared, cut and typed, exactly; and rows out of CSV.
 
 A column's value is taken only when it can be held exactly: a number with more decimals than declared, a
 time without a zone, a field given twice or a character that is not of the declared encoding refuses the
 line. Whatever else a record holds goes to `_extra`. Blank lines are no records.
 
-Whole blocks are decoded at once; only a block that holds something unusual is looked at line by line, by
-`_Json.record` and `_exact`, which define what is right. What the fast way takes, they take with equal values.
+Many values are read at once where they are written as usual; `_EXACT` defines what is right, one by one.
 """
 
 import base64
@@ -17,9 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatchcase
-from itertools import zip_longest
-from operator import attrgetter
-from typing import Annotated, Any
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pyarrow as pa
@@ -43,14 +40,11 @@ ENCODINGS = {"utf-8": "utf-8", "latin-1": "latin-1"}
 EXTRA = "_extra"
 VARIANT = "_variant"
 BASE64 = "base64:"
-_MAX_EXTRAS = 64
+_WINDOW_BYTES = 4096
 _NUMERIC = re.compile(r"numeric\((\d{1,2}), ?(\d{1,2})\)")
 _NUMBER = r"[+-]?([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][+-]?[0-9]{1,3})?"
 _COMMA_NUMBER = r"[+-]?([0-9]{1,40}|[0-9]{1,3}(\.[0-9]{3}){1,12})(,[0-9]{1,40})?"
 _TOO_FINE = re.compile(r"[.,]\d{6}\d*[1-9]")
-_SPACE_BEFORE_COLON = re.compile(rb"\s:")
-# Names that a decoder of fixed names can have.
-_PLAIN_NAME = re.compile(r'[^"\\\x00-\x1f]+')
 _CONTROL_1 = re.compile(rb"[\x80-\x9f]")
 
 
@@ -249,7 +243,10 @@ class LineSplitter:
         data, self._rest = data[:cut], data[cut:]
         if last and data and not data.endswith(b"\n"):
             data += b"\n"
-        first, count = self._line, data.count(b"\n")
+        import numpy as np
+
+        # Several times as fast as `bytes.count`.
+        first, count = self._line, int(np.count_nonzero(np.frombuffer(data, np.uint8) == 10))
         self._line += count
         if len(data) > self._limit and max(map(len, data.split(b"\n"))) > self._limit:
             lines = data.split(b"\n")
@@ -300,27 +297,33 @@ class CsvSplitter:
         records: list[bytes] = []
         numbers: list[int] = []
         bad: list[Bad] = []
-        while data:
-            spans, open_from, is_stray = self._spans(data)
+        at, window = 0, len(data)
+        while at < len(data):
+            piece = data[at : at + window]
+            is_rest = at + window >= len(data)
+            spans, open_from, is_stray = self._spans(piece)
             for start, end in spans:
-                record = data[start:end]
+                record = piece[start:end]
                 if record.strip(b"\r\n"):
                     records.append(record)
                     numbers.append(self._line)
                 self._line += record.count(b"\n")
-            data = data[open_from:]
-            if not is_stray and not last and len(data) <= self._limit:
-                self._rest = data  # a record that is not whole yet
+            at += open_from
+            if not is_stray and not is_rest:
+                window *= 2
+                continue
+            if not is_stray and not last and len(data) - at <= self._limit:
+                self._rest = data[at:]  # a record that is not whole yet
                 break
-            cut = data.find(b"\n") + 1
-            if data and not cut:
+            cut = data.find(b"\n", at) + 1
+            if not cut:
                 # A line longer than any may be: its beginning is enough to know it by.
-                self._rest = data[: self._limit + 1]
+                self._rest = data[at : at + self._limit + 1]
                 break
-            if data:
-                bad.append(self._broken(data[: cut - 1]))
-                self._line += 1
-                data = data[cut:]
+            bad.append(self._broken(data[at : cut - 1]))
+            self._line += 1
+            # Where one quote is wrong others are: not all that follows is looked at again for each of them.
+            at, window = cut, _WINDOW_BYTES
         if self._wants_header and self.header is None and (records or bad):
             first = bool(records) and (not bad or numbers[0] < bad[0].line)
             self.header = records.pop(0) if first else bad.pop(0).payload
@@ -451,7 +454,7 @@ def _cast(column: Column, texts: pa.Array, comma: bool) -> pa.Array:
     return pc.cast(texts, column.type)
 
 
-def _typed(column: Column, texts: pa.Array, comma: bool = False) -> tuple[pa.Array, list[int]]:
+def typed(column: Column, texts: pa.Array, comma: bool = False) -> tuple[pa.Array, list[int]]:
     """The typed values of a column, and the places of those that cannot be held exactly (null there)."""
     if texts.null_count == len(texts):
         return pa.nulls(len(texts), column.type), []
@@ -519,7 +522,7 @@ def _utf8_problem(line: bytes, encoding: str) -> str | None:
     return "not Latin-1" if _CONTROL_1.search(line) else None
 
 
-def _transcode(data: bytes, records: Callable[[], list[bytes]], encoding: str) -> tuple[bytes | None, dict]:
+def transcode(data: bytes, records: Callable[[], list[bytes]], encoding: str) -> tuple[bytes | None, dict]:
     """A block in UTF-8, or None and what is wrong with its records."""
     if data.isascii():
         return data, {}
@@ -537,7 +540,7 @@ def _transcode(data: bytes, records: Callable[[], list[bytes]], encoding: str) -
     return data.decode(encoding).encode(), {}
 
 
-def _finish(layout: Layout, columns: dict[str, pa.Array], index: pa.Array, bad: dict[int, str]) -> Parsed:
+def finish(layout: Layout, columns: dict[str, pa.Array], index: pa.Array, bad: dict[int, str]) -> Parsed:
     """Leave out the records that lack a required value, and those found bad before."""
     for column in layout.columns:
         if column.required and columns[column.name].null_count:
@@ -549,290 +552,6 @@ def _finish(layout: Layout, columns: dict[str, pa.Array], index: pa.Array, bad: 
         keep = pc.invert(pc.is_in(index, pa.array(list(bad), pa.int64())))
         rows, index = rows.filter(keep), index.filter(keep)
     return Parsed(rows, index, bad)
-
-
-class JsonParser:
-    """Reads lines of JSON that may be of any of `variants`; it learns which unknown fields are common."""
-
-    def __init__(self, layout: Layout, variants: tuple[Variant, ...]) -> None:
-        self._layout = layout
-        self._variants = variants
-        # One known set of names can be decoded straight into columns.
-        self._by_record = any(v.where for v in variants) or any(
-            "." in name or not _PLAIN_NAME.fullmatch(name) or names.count(name) > 1
-            for names in map(self._names, variants or [None])
-            for name in names
-        )
-        self._variant = variants[0] if variants and not self._by_record else None
-        self._extras: list[str] = []
-        self._build()
-
-    def _build(self) -> None:
-        import msgspec
-
-        types = {
-            "text": str,
-            "bigint": Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
-            "double": float,
-            "boolean": bool,
-            "date": str,
-            "timestamptz": str,
-        }
-        names = self._names(self._variant)
-        fields = {f"f{i}": name for i, name in enumerate(names)}
-        declared = [
-            (f"f{i}", types[c.kind] | None if c.kind in types else msgspec.Raw)
-            for i, c in enumerate(self._layout.columns)
-        ]
-        self._types = [kind for _, kind in declared]
-        self._extras = [name for name in self._extras if name not in names]
-        fields |= {f"x{i}": name for i, name in enumerate(self._extras)}
-        declared += [(f"x{i}", msgspec.Raw) for i in range(len(self._extras))]
-        self._decoded_extras = list(self._extras)
-        self._raw = [kind is msgspec.Raw for _, kind in declared]
-        arrow = {"bigint": pa.int64(), "double": pa.float64(), "boolean": pa.bool_()}
-        self._arrow = [
-            pa.binary() if kind is msgspec.Raw else arrow.get(column.kind, pa.string())
-            for (_, kind), column in zip_longest(declared, self._layout.columns)
-        ]
-        self._record = msgspec.defstruct(
-            "Record",
-            [(name, kind | msgspec.UnsetType, msgspec.UNSET) for name, kind in declared],
-            rename=fields if len(set(fields.values())) == len(fields) else None,
-            forbid_unknown_fields=True,
-            gc=False,
-        )
-        self._decoder = msgspec.json.Decoder(self._record)
-        self._one_by_one = [msgspec.json.Decoder(kind) for kind in self._types]
-        self._object = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-    def _names(self, variant: Variant | None) -> list[str]:
-        mapped = variant.fields if variant else {}
-        return [mapped.get(c.name, c.name) for c in self._layout.columns]
-
-    def parse(self, data: bytes) -> Parsed:
-        """The rows of whole lines of JSON."""
-        utf8, bad = _transcode(data, lambda: data.split(b"\n"), self._layout.encoding)
-        if utf8 is None:
-            # Lines that are no text stay out, as if they were blank.
-            lines = [b"" if i in bad else line for i, line in enumerate(data.split(b"\n"))]
-            utf8 = b"\n".join(lines).decode(self._layout.encoding).encode()
-        values = self._decode_block(utf8)
-        if values is not None:
-            ordinals: Sequence[int] = range(len(values[0]))
-            columns, wrong = self._columns(values, {}, {})
-        else:
-            known = len(self._extras)
-            records: list[Any] = []
-            ordinals, others, variants = [], {}, {}
-            for i, line in enumerate(utf8.split(b"\n")):
-                if i in bad or not line.strip():
-                    continue
-                try:
-                    record, other, variant = self._decode_line(line)
-                except BadRecord as error:
-                    bad[i] = str(error)
-                    continue
-                if other:
-                    others[len(records)] = other
-                variants[len(records)] = variant
-                records.append(record)
-                ordinals.append(i)
-            columns, wrong = self._columns(self._arrays(records), others, variants)
-            if len(self._extras) > known:
-                self._build()
-        for place, reason in wrong.items():
-            bad.setdefault(ordinals[place], reason)
-        return _finish(self._layout, columns, pa.array(ordinals, pa.int64()), bad)
-
-    def _decode_block(self, data: bytes) -> list[pa.Array] | None:
-        """The fields of all lines of a block, or None when a line of it has to be looked at by itself."""
-        import msgspec
-        import numpy as np
-
-        if self._by_record or not data:
-            return None
-        octets = np.frombuffer(data, np.uint8)
-        ends = np.flatnonzero(octets == 10)
-        # Each line is "{...}": then no value goes over a line's end, as "}" and "{" never meet within one.
-        if octets[0] != 123 or (octets[ends - 1] != 125).any() or (octets[ends[:-1] + 1] != 123).any():
-            return None
-        if _has_space_before_colon(octets):
-            return None
-        try:
-            records = self._decoder.decode_lines(data)
-        except (msgspec.DecodeError, RecursionError):
-            return None
-        if len(records) != len(ends):
-            return None
-        # The decoder takes the last of equal names. Count them: one for each value there is, so none twice.
-        arrays = self._arrays(records)
-        names = sum(len(a) - missing for a, missing in zip(arrays, self._missing, strict=True))
-        within = sum(_names_within(a) for a, raw in zip(arrays, self._raw, strict=True) if raw)
-        return arrays if names + within == _names_in(octets) else None
-
-    def _arrays(self, records: list[Any]) -> list[pa.Array]:
-        """The decoded records as one array a field; `_missing` gets how many records had none of it."""
-        import msgspec
-
-        self._missing = []
-        arrays = []
-        for name, kind, raw in zip(self._record.__struct_fields__, self._arrow, self._raw, strict=True):
-            values: list[Any] = list(map(attrgetter(name), records))
-            missing = 0
-            try:
-                array = pa.array(map(bytes, values) if raw else values, kind, size=len(values))
-            except (pa.ArrowException, TypeError, ValueError):
-                missing = sum(v is msgspec.UNSET for v in values)
-                values = [None if v is msgspec.UNSET else bytes(v) if raw else v for v in values]
-                array = pa.array(values, kind)
-            self._missing.append(missing)
-            arrays.append(array)
-        return arrays
-
-    def _decode_line(self, line: bytes) -> tuple[Any, dict[str, bytes], str | None]:
-        """One record, its other fields, and its variant.
-
-        Raises:
-            BadRecord: what is wrong with it.
-        """
-        import msgspec
-
-        if not self._by_record and not _SPACE_BEFORE_COLON.search(line):
-            try:
-                record = self._decoder.decode(line)
-            except (msgspec.DecodeError, RecursionError):
-                pass
-            else:
-                values = [getattr(record, f) for f in record.__struct_fields__]
-                present = [v for v in values if v is not msgspec.UNSET]
-                within = b"\n".join(v for v in present if isinstance(v, msgspec.Raw)).count(b'":')
-                if len(present) + within == line.count(b'":'):
-                    return record, {}, self._variant and self._variant.name
-        return self.record(line)
-
-    def record(self, line: bytes) -> tuple[Any, dict[str, bytes], str | None]:
-        """What is right: one line decoded field by field; see `_decode_line`."""
-        import msgspec
-
-        try:
-            fields = self._object.decode(line)
-            names = json.loads(line, object_pairs_hook=list, parse_int=str, parse_float=str)
-        except msgspec.ValidationError:
-            raise BadRecord("no JSON object") from None
-        except (ValueError, RecursionError):
-            raise BadRecord("not JSON") from None
-        if len(names) != len(fields):
-            raise BadRecord("a field is there twice")
-        variant = next((v for v in self._variants if _matches(v, fields)), None)
-        values: dict[str, Any] = {}
-        used = set()
-        for i, (column, name) in enumerate(zip(self._layout.columns, self._names(variant), strict=True)):
-            raw = _at(fields, name)
-            if raw is None:
-                continue
-            if name in fields:
-                used.add(name)
-            try:
-                values[f"f{i}"] = self._one_by_one[i].decode(raw)
-            except (msgspec.DecodeError, RecursionError):
-                raise BadRecord(f"{column.name} is no {column.kind}") from None
-        others = {name: bytes(raw) for name, raw in fields.items() if name not in used}
-        if not self._by_record:
-            room = _MAX_EXTRAS - len(self._extras)
-            new = [n for n in others if n not in self._extras and _PLAIN_NAME.fullmatch(n)]
-            self._extras += new[:room]
-        return self._record(**values), others, variant and variant.name
-
-    def payload(self, record: bytes) -> bytes:
-        """A record as a document of its own: itself."""
-        return record
-
-    def _columns(
-        self, values: list[pa.Array], others: dict[int, dict[str, bytes]], variants: dict[int, str | None]
-    ) -> tuple[dict[str, pa.Array], dict[int, str]]:
-        """The typed columns, and what is wrong in which place."""
-        columns: dict[str, pa.Array] = {}
-        wrong: dict[int, str] = {}
-        declared = len(self._layout.columns)
-        for column, array, raw in zip(self._layout.columns, values[:declared], self._raw, strict=False):
-            if raw:
-                array = _text_of(array, unquoted=column.kind == "numeric")
-            if column.kind in ("date", "timestamptz", "numeric"):
-                array, places = _typed(column, array)
-                wrong |= dict.fromkeys(places, f"{column.name} is no {column.kind}")
-            columns[column.name] = array
-        count = len(values[0])
-        if self._layout.variants:
-            default = self._variant and self._variant.name
-            names = [variants.get(i, default) for i in range(count)]
-            columns[VARIANT] = pa.array(names, pa.string())
-        for name, array in zip(self._decoded_extras, values[declared:], strict=True):
-            for place, raw in enumerate(array.to_pylist()):
-                if raw is not None:
-                    others.setdefault(place, {})[name] = raw
-        extra: list[str | None] = [None] * count
-        for place, fields in others.items():
-            extra[place] = _object_of(fields)
-        columns[EXTRA] = pa.array(extra, pa.string())
-        return columns, wrong
-
-
-def _names_in(octets: Any) -> int:
-    """How often `":` stands in some bytes: once or more for each name of an object."""
-    import numpy as np
-
-    return int(np.count_nonzero((octets[:-1] == 34) & (octets[1:] == 58)))
-
-
-def _names_within(array: pa.Array) -> int:
-    """`_names_in` of the values of a binary array."""
-    import numpy as np
-
-    start, end = np.frombuffer(array.buffers()[1], np.int32)[[array.offset, array.offset + len(array)]]
-    # A value never ends in a quote that the next one's first byte makes a name: none begins with a colon.
-    return _names_in(np.frombuffer(array.buffers()[2], np.uint8)[start:end])
-
-
-def _has_space_before_colon(octets: Any) -> bool:
-    return bool(((octets[:-1] <= 32) & (octets[1:] == 58)).any())
-
-
-def _matches(variant: Variant, fields: dict[str, Any]) -> bool:
-    for name, wanted in variant.where.items():
-        raw = _at(fields, name)
-        if raw is None or json.loads(bytes(raw)) != wanted:
-            return False
-    return True
-
-
-def _at(fields: dict[str, Any], path: str) -> Any:
-    """The raw value of a field, a dot going into an object; None where there is none."""
-    import msgspec
-
-    if path in fields or "." not in path:
-        return fields.get(path)
-    first, _, rest = path.partition(".")
-    try:
-        return _at(msgspec.json.decode(fields.get(first, b"{}"), type=dict[str, msgspec.Raw]), rest)
-    except msgspec.DecodeError:
-        return None
-
-
-def _text_of(array: pa.Array, *, unquoted: bool) -> pa.Array:
-    """Raw JSON values as text, null for null; `unquoted`: strings (of numbers) without their quotes."""
-    array = pc.cast(array, pa.string())
-    array = pc.if_else(pc.equal(array, "null"), None, array)
-    return pc.replace_substring_regex(array, '^"([^"]*)"$', r"\1") if unquoted else array
-
-
-def _object_of(fields: dict[str, bytes]) -> str:
-    """A JSON object of raw values."""
-    return (
-        "{"
-        + ",".join(f"{json.dumps(k, ensure_ascii=False)}:{raw.decode()}" for k, raw in fields.items())
-        + "}"
-    )
 
 
 class CsvParser:
@@ -894,7 +613,7 @@ class CsvParser:
             array = texts.column(place).combine_chunks()
             if column.kind != "text":
                 array = pc.if_else(pc.equal(array, ""), None, array)
-            columns[column.name], places = _typed(column, array, self._layout.decimal_comma)
+            columns[column.name], places = typed(column, array, self._layout.decimal_comma)
             for p in places:
                 bad.setdefault(index[p], f"{column.name} is no {column.kind}")
         if self._layout.variants:
@@ -907,7 +626,7 @@ class CsvParser:
                 [json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) for row in others],
                 pa.string(),
             )
-        return _finish(self._layout, columns, pa.array(index, pa.int64()), bad)
+        return finish(self._layout, columns, pa.array(index, pa.int64()), bad)
 
     def _rows(self, records: list[bytes], index: list[int], bad: dict[int, str]) -> Any:
         """Tables of texts and the records they are of; records that are none go to `bad`."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+_TOO_FINE = re.compile(r"[.,]\d{6}\d*[1-9]")
 EXTRA = pa.field("_extra", pa.string())
 """The column of unknown fields: a JSON object, null when there are none."""
 
@@ -120,8 +121,8 @@ def decimal(digits: int, places: int) -> Callable[[Any], Decimal]:
 
 
 def moment(value: Any) -> datetime:
-    """A time with its zone, in UTC."""
+    """A time with its zone, in UTC, no finer than a microsecond."""
     read = datetime.fromisoformat(value)
-    if read.tzinfo is None:
+    if read.tzinfo is None or _TOO_FINE.search(value):
         raise ValueError
     return read.astimezone(UTC)

@@ -15,12 +15,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from ingestion.config import TableConfig
 from ingestion.lake import Lake
 from ingestion.records import from_json, to_json
 
 _NAME = re.compile(r".*/([0-9a-f]{32})-[0-9]{6}\.json")
 _FIRST = "-000000.json"
+_ENCODER = msgspec.json.Encoder(decimal_format="number")
 
 
 @dataclass
@@ -64,7 +67,11 @@ class Spool:
         page = {"token": token, "answer": answer}
         if chain.pages == 0:
             page["request"] = chain.request
-        self._storage.put(f"{self._folder}/{name}", to_json(page).encode(), replace=True)
+        try:
+            content = _ENCODER.encode(page)
+        except UnicodeEncodeError:  # half a surrogate pair
+            content = to_json(page).encode()
+        self._storage.put(f"{self._folder}/{name}", content, replace=True)
         chain.pages += 1
         chain.token = token
 

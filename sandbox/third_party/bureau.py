@@ -8,8 +8,9 @@ import json
 import re
 import zlib
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from sandbox.third_party.answers import Answer, Refusal
@@ -63,7 +64,7 @@ def answer(seed: int, day_end: datetime, body: bytes) -> Answer:
     data = _records(seed, np.array(request.cpfs, dtype="U11")[subject], request.consented_at[subject], number)
     return Answer(
         status=200,
-        body=json.dumps({"data": data, "next_page_token": token}).encode(),
+        body=msgspec.json.encode({"data": data, "next_page_token": token}),
         note=f"subjects={len(request.cpfs)} records={len(data)}",
     )
 
@@ -108,7 +109,41 @@ def _records(
     return [dict(zip(names, row, strict=True)) for row in zip(*(c.tolist() for c in columns), strict=True)]
 
 
+class _Subject(msgspec.Struct, gc=False):
+    cpf: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{11}\Z")]
+    consented_at: Annotated[datetime, msgspec.Meta(tz=True)]
+    after: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+
+
+class _Body(msgspec.Struct):
+    subjects: Annotated[list[_Subject], msgspec.Meta(max_length=MAX_SUBJECTS)]
+    page_token: Any = None
+
+
+_DECODER = msgspec.json.Decoder(_Body)
+
+
 def _parse(body: bytes) -> _Request:
+    try:
+        sound = _DECODER.decode(body)
+    except ValueError:
+        cpfs, consented_at, after, page_token = _read(body)
+    else:
+        cpfs = [s.cpf for s in sound.subjects]
+        consented_at = [_microseconds(s.consented_at) for s in sound.subjects]
+        after = [_NOTHING_KNOWN if s.after is None else _microseconds(s.after) for s in sound.subjects]
+        page_token = sound.page_token
+    if len(set(cpfs)) != len(cpfs):
+        raise Refusal(422, "subjects: a cpf is there twice")
+    fingerprint = f"{zlib.crc32(repr((cpfs, consented_at, after)).encode()):08x}"
+    position = _position(page_token, fingerprint)
+    return _Request(
+        cpfs, np.array(consented_at, dtype=np.int64), np.array(after, dtype=np.int64), fingerprint, position
+    )
+
+
+def _read(body: bytes) -> tuple[list[str], list[int], list[int], Any]:
+    """A body step by step, to say what is wrong with it."""
     try:
         document = json.loads(body)
     except ValueError:
@@ -129,13 +164,7 @@ def _parse(body: bytes) -> _Request:
         consented_at.append(_timestamp(subject, number, "consented_at"))
         known = subject.get("after") is not None
         after.append(_timestamp(subject, number, "after") if known else _NOTHING_KNOWN)
-    if len(set(cpfs)) != len(cpfs):
-        raise Refusal(422, "subjects: a cpf is there twice")
-    fingerprint = f"{zlib.crc32(repr((cpfs, consented_at, after)).encode()):08x}"
-    position = _position(document.get("page_token"), fingerprint)
-    return _Request(
-        cpfs, np.array(consented_at, dtype=np.int64), np.array(after, dtype=np.int64), fingerprint, position
-    )
+    return cpfs, consented_at, after, document.get("page_token")
 
 
 def _timestamp(subject: dict[str, Any], number: int, field: str) -> int:

@@ -6,6 +6,8 @@ import json
 import os
 import random
 import re
+import shutil
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +16,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import duckdb
 import pyarrow as pa
@@ -21,11 +24,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestion import drop, files
+from ingestion import drop, files, json_lines
 from ingestion.config import TableConfig
 from ingestion.errors import IngestionError
+from ingestion.json_lines import JsonParser
 from ingestion.lake import BatchWriter, Lake
-from ingestion.lines import CsvParser, CsvSplitter, JsonParser, Layout, LineSplitter
+from ingestion.lines import CsvParser, CsvSplitter, Layout, LineSplitter
 from ingestion.run import Run
 from ingestion.settings import Settings
 from tests.soak import files as soak
@@ -234,35 +238,44 @@ def lines(draw: st.DrawFn) -> bytes:
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(lines(), max_size=6), st.booleans())
-def test_a_block_gives_what_its_lines_give_one_by_one(block: list[bytes], learned: bool) -> None:
+@given(st.lists(lines(), max_size=6), st.sampled_from([64, 128 * 1024]))
+def test_a_block_gives_what_its_lines_give_one_by_one(block: list[bytes], tile: int) -> None:
     layout = Layout.of(table())
-    whole = JsonParser(layout, ())
-    if learned:
-        whole.parse(jsonl(record(1, new=1)))
-    found = whole.parse(b"".join(line + b"\n" for line in block))
+    with mock.patch.object(json_lines, "_TILE", tile):
+        found = JsonParser(layout, ()).parse(b"".join(line + b"\n" for line in block))
     rows, bad = [], {}
     for i, line in enumerate(block):
-        # The definition: no fast way is open to a line with a space before a colon.
+        # The definition: every line by itself.
         alone = JsonParser(layout, ())
-        alone._by_record = True
+        alone._block_names = None
         one = alone.parse(line + b"\n")
         rows += [(i, row) for row in one.rows.to_pylist()]
         bad |= dict.fromkeys([i] * len(one.bad), one.bad.get(0))
     assert found.bad == bad
-    found_rows = found.rows.to_pylist()
-    for row in [*found_rows, *(r for _, r in rows)]:
-        row["_extra"] = row["_extra"] and json.loads(row["_extra"])
-    assert list(zip(found.index.to_pylist(), found_rows, strict=True)) == rows
+    assert list(zip(found.index.to_pylist(), found.rows.to_pylist(), strict=True)) == rows
 
 
-def test_common_unknown_fields_are_learned_and_change_nothing() -> None:
-    parser = JsonParser(Layout.of(table()), ())
-    block = jsonl(record(1, colour="blue"), record(2), record(3, colour=None, size=[1]))
-    first, second = parser.parse(block), parser.parse(block)
-    assert parser._decode_block(block) is not None
-    assert first.rows["_extra"].to_pylist() == ['{"colour":"blue"}', None, '{"colour":null,"size":[1]}']
-    assert second.rows.equals(first.rows)
+def test_regular_lines_are_never_looked_at_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GIVEN a block with three odd lines WHEN it is read THEN only they are decoded by themselves."""
+    parser, alone = JsonParser(Layout.of(table()), ()), []
+    one_by_one = JsonParser._of_line
+    monkeypatch.setattr(JsonParser, "_of_line", lambda self, x: (alone.append(x), one_by_one(self, x))[1])
+    sound = [record(i, id='São "x"\n', doc={"a": ["}", 1.0]}, new=None) for i in range(40)]
+    odd = [b'{"id" : "a", "at": "2026-01-01T10:00:00Z"}', b'{"id": "a"', b'{"id": "\\\\"}']
+    parsed = parser.parse(jsonl(*sound, *odd, *sound))
+    assert alone == odd
+    assert parsed.rows.num_rows == 81
+    assert parsed.bad == {41: NOT_JSON, 42: "at is missing"}
+
+
+def test_unknown_fields_are_kept_in_one_order() -> None:
+    block = jsonl(record(1, size=[1], colour=None), record(2), record(3, colour="blue", size=[1.10]))
+    rows = JsonParser(Layout.of(table()), ()).parse(block).rows
+    assert rows["_extra"].to_pylist() == [
+        '{"colour":null,"size":[1]}',
+        None,
+        '{"colour":"blue","size":[1.1]}',
+    ]
 
 
 def test_latin_1_is_read_where_it_is_declared_and_utf_8_is_not_taken_for_it() -> None:
@@ -323,6 +336,17 @@ def test_csv_as_it_comes(chunk: int) -> None:
         11: "amount is no numeric",
         13: "id is missing",
     }
+
+
+def test_a_stray_quote_in_every_line_costs_no_more_than_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at, spans = [], CsvSplitter._spans
+    monkeypatch.setattr(
+        CsvSplitter, "_spans", lambda self, data: (looked_at.append(len(data)), spans(self, data))[1]
+    )
+    data = b"id;name;amount\n" + b'1;12" pipe;5,00\n' * 3000 + b"z;tube;1,00\n"
+    rows, bad = read_csv(data, **BRAZIL)
+    assert ([r["id"] for r in rows.values()], len(bad)) == (["z"], 3000)
+    assert sum(looked_at) < 3000 * 8192
 
 
 @pytest.mark.parametrize("chunk", [5, 1 << 20])
@@ -569,6 +593,27 @@ def test_files_in_a_bucket(place: Place, bucket: str) -> None:
         place.land()
 
 
+def test_files_that_are_taken_away_while_the_folder_is_listed_do_not_matter(place: Place) -> None:
+    place.put("stays.jsonl", jsonl(record(1)))
+    ended = threading.Event()
+
+    def come_and_go() -> None:
+        while not ended.is_set():
+            for number in range(50):
+                place.put(f"{number}/a.jsonl", b"")
+            for number in range(50):
+                shutil.rmtree(place.drop / str(number))
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(100):
+            assert "stays.jsonl" in {e.name for e in drop.LocalDrop(place.drop).entries()}
+    finally:
+        ended.set()
+        thread.join()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -718,6 +763,7 @@ PARTNERS = {
         "where": {"version": 2},
         "fields": {"id": "event.id", "n": "event.count"},
     },
+    "south-1": {"files": "south/*", "where": {"version": 1}, "fields": {"id": "number"}},
     "south": {"files": "south/*", "fields": {"id": "key"}},
 }
 
@@ -728,6 +774,7 @@ def test_partners_and_versions_of_one_record_land_in_one_table(place: Place) -> 
     place.put("south/a.jsonl", jsonl(
         {"version": 2, "event": {"id": "s2", "count": 5, "more": 1}, "at": AT}, {"key": "s1", "at": AT, "n": 6},
         {"version": 2, "event": "s3", "at": AT}, {"version": 2, "event": {"id": 4}, "at": AT},
+        {"version": True, "key": "s5", "at": AT},
     ))  # fmt: skip
     place.put("own/a.jsonl", jsonl(record(7)))
     place.land()
@@ -735,8 +782,9 @@ def test_partners_and_versions_of_one_record_land_in_one_table(place: Place) -> 
     assert rows == [
         ("north", "n1", 1, '{"id":"theirs"}'),
         (None, "r7", 7, None),
-        ("south-2", "s2", 5, '{"version":2,"event":{"id": "s2", "count": 5, "more": 1}}'),
+        ("south-2", "s2", 5, '{"event":{"id": "s2", "count": 5, "more": 1},"version":2}'),
         ("south", "s1", 6, None),
+        ("south", "s5", None, '{"version":true}'),
     ]
     assert place.letters() == {"south/a.jsonl:3": "id is missing", "south/a.jsonl:4": "id is no text"}
 

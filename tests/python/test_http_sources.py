@@ -734,6 +734,7 @@ def record(**changes: Any) -> dict[str, Any]:
         ([record(queried_at=None)], "queried_at"),
         ([record(queried_at="9999-12-31T23:59:59Z")], "queried_at"),
         ([record(queried_at="0001-01-01T00:00:00Z")], "queried_at"),
+        ([record(queried_at="2025-12-01T12:00:00.0000001Z")], "queried_at"),
         ([record(score_version="\ud800")], "score_version"),
     ],
 )
@@ -763,6 +764,24 @@ def test_answer_of_another_form_is_one_line(extract, lender, consent, answer):
         lender.bureau_url = server.url
         with pytest.raises(IngestionError, match="check that BUREAU_URL"):
             extract(bureau, SCORES)
+
+
+def test_a_bad_record_that_a_dead_run_left_in_the_spool_is_not_asked_for_again(lender, consent):
+    """GIVEN a run that got a bad fresh record and failed WHEN the next runs THEN it asks about the others only."""
+    consent(ANNA)
+    consent(BRUNO)
+    bad = ok({"data": [record(queried_at="2025-12-31T12:00:00Z", score="700")], "next_page_token": None})
+    sound = ok({"data": [record(cpf=BRUNO)], "next_page_token": None})
+    one_by_one = with_options(SCORES, batch_size=1, http={"attempts": 1, "concurrency": 1})
+    with playing(bad, (422, b"", {}), sound) as server:
+        lender.bureau_url = server.url
+        with pytest.raises(IngestionError, match="refuses the request"):
+            land(lender, one_by_one)
+        assert land(lender, one_by_one) == 1
+        assert [[s["cpf"] for s in body["subjects"]] for *_, body in server.requests] == [
+            [ANNA], [BRUNO], [BRUNO],
+        ]  # fmt: skip
+    assert len(dead_letters(lender, SCORES)) == 1
 
 
 def test_records_that_come_twice_land_once(lender, consent):

@@ -275,6 +275,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="default: a random one")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}, {arguments.kills} kills, {arguments.files} files a round", flush=True)
+    # Each process that is killed would say that this module is there already.
+    os.environ["PYTHONWARNINGS"] = "ignore::RuntimeWarning"
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="soak-files-") as folder:
         try:

@@ -172,7 +172,7 @@ def test_every_model_has_a_primary_key_test(manifest: dict[str, Any]) -> None:
         test["attached_node"]
         for test in ours(manifest, "test")
         if test.get("test_metadata", {}).get("name")
-        in ("unique", "unique_combination_of_columns", "every_landed_row_has_one_fate")
+        in ("one_row_per", "unique_combination_of_columns", "every_landed_row_has_one_fate")
     }
     nodes = {node["unique_id"] for node in ours(manifest, "model", "snapshot", "seed")}
     assert nodes - tested == set()
@@ -515,15 +515,16 @@ def test_a_day_that_is_no_day_is_refused(tmp_path: Path) -> None:
     assert "as_of_date is '31/12/2025'; give it as YYYY-MM-DD" in done.stdout
 
 
+# A test's name, and of one that fails in more than one way the table; what it must find.
 DAMAGE = {
     "every_landed_row_has_one_fate": "delete from staging.stg_app__customers where customer_id = 3",
-    "never_null": "update staging.stg_app__customers set email = null where customer_id = 1",
-    "unique": "update staging.stg_app__customers set customer_id = 1",
+    "one_row_per of stg_app__customers": "update staging.stg_app__customers set email = null where customer_id = 1",
+    "one_row_per of stg_app__credit_orders": "update staging.stg_app__credit_orders set order_id = 'o2'",
+    "one_row_per of product_mapping": "update reference.product_mapping set source_value = null",
+    "unique": "update staging.stg_app__customers set cpf = '1'",
     "accepted_range": "update staging.stg_app__credit_orders set requested_amount = -1",
     "accepted_values": "update staging.stg_app__credit_orders set status = 'moon'",
-    "unique_combination_of_columns": "insert into staging.stg_central_bank__fx_rates"
-    " from staging.stg_central_bank__fx_rates limit 1",
-    "expect_column_value_lengths_to_equal": "update staging.stg_app__customers set cpf = '1' where customer_id = 1",
+    "expect_column_value_lengths_to_equal": "update staging.stg_app__customers set cpf = '1'",
     "expect_column_pair_values_A_to_be_greater_than_B": "update staging.stg_app__credit_orders"
     " set decided_at = created_at - interval 1 day",
 }
@@ -538,8 +539,11 @@ def test_every_kind_of_test_finds_its_damage(staging: Project) -> None:
     done = staging.try_dbt("test", *STAGING, *ONLY_THESE, WAREHOUSE=str(damaged))
     results = json.loads((staging.folder / "target" / "run_results.json").read_text())["results"]
     manifest = json.loads((staging.folder / "target" / "manifest.json").read_text())
-    failed = {
-        manifest["nodes"][r["unique_id"]]["test_metadata"]["name"] for r in results if r["status"] == "fail"
-    }
+    failed = set()
+    for result in results:
+        if result["status"] == "fail":
+            node = manifest["nodes"][result["unique_id"]]
+            name, table = node["test_metadata"]["name"], node["attached_node"].split(".")[-1]
+            failed |= {name, f"{name} of {table}"}
     assert done.returncode != 0
     assert DAMAGE.keys() - failed == set()

@@ -19,9 +19,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
-from conftest import DBT, Pipeline
+from conftest import DBT, ROOT, Pipeline
 
-from ingestion.config import load_sources
+sys.path.insert(0, str(ROOT))  # run as a command, this is no part of a package
+
+from ingestion.config import load_sources  # noqa: E402
 
 KEYS = {t.table: t.key for t in load_sources()}
 SOURCES = {t.table: t.source for t in load_sources()}

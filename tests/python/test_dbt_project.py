@@ -541,8 +541,8 @@ def test_every_kind_of_test_finds_its_damage(staging: Project) -> None:
     manifest = json.loads((staging.folder / "target" / "manifest.json").read_text())
     failed = set()
     for result in results:
-        if result["status"] == "fail":
-            node = manifest["nodes"][result["unique_id"]]
+        node = manifest["nodes"][result["unique_id"]]
+        if result["status"] == "fail" and "test_metadata" in node:
             name, table = node["test_metadata"]["name"], node["attached_node"].split(".")[-1]
             failed |= {name, f"{name} of {table}"}
     assert done.returncode != 0

@@ -23,7 +23,7 @@ from conftest import DBT, ROOT, Pipeline
 
 sys.path.insert(0, str(ROOT))  # run as a command, this is no part of a package
 
-from ingestion.config import load_sources  # noqa: E402
+from ingestion.config import load_sources
 
 KEYS = {t.table: t.key for t in load_sources()}
 SOURCES = {t.table: t.source for t in load_sources()}

@@ -18,7 +18,13 @@ from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parents[2]
 DBT = Path(sys.executable).with_name("dbt")
-SHARING_PIPELINES = {"test_berka.py", "test_dbt_project.py", "test_marts.py", "test_pipeline.py"}
+SHARING_PIPELINES = {
+    "test_berka.py",
+    "test_dbt_project.py",
+    "test_known_at.py",
+    "test_marts.py",
+    "test_pipeline.py",
+}
 # Minutes each: begun last, one of them would run on alone while the other workers have nothing left.
 SLOW = (
     *sorted(SHARING_PIPELINES),

@@ -519,7 +519,8 @@ def test_a_day_that_is_no_day_is_refused(tmp_path: Path) -> None:
 DAMAGE = {
     "every_landed_row_has_one_fate": "delete from staging.stg_app__customers where customer_id = 3",
     "one_row_per of stg_app__customers": "update staging.stg_app__customers set email = null where customer_id = 1",
-    "one_row_per of stg_app__credit_orders": "update staging.stg_app__credit_orders set order_id = 'o2'",
+    "one_row_per of stg_central_bank__fx_rates": "insert into staging.stg_central_bank__fx_rates"
+    " from staging.stg_central_bank__fx_rates limit 1",
     "one_row_per of product_mapping": "update reference.product_mapping set source_value = null",
     "unique": "update staging.stg_app__customers set cpf = '1'",
     "accepted_range": "update staging.stg_app__credit_orders set requested_amount = -1",

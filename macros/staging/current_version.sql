@@ -17,7 +17,8 @@
 {#
     Condition on raw rows: landed up to as_of_date and, when `built_relation` (by default the model's own table)
     exists and the build is incremental, since the last day it holds. That day is read again, for it may have got
-    another batch. Days are literals so that both engines prune.
+    another batch. Days are literals so that both engines prune. With var `backfill_from`, all days from that one
+    on are read again: for batches that were landed late under a day already built.
 #}
 {% macro landed_since_last_build(built_relation=this) -%}
     {%- set until = as_of_day() -%}
@@ -32,8 +33,15 @@
     {%- endif -%}
     extract_date <= '{{ until }}'
     {%- if built and built not in ('None', '') %}
-        and extract_date >= '{{ built }}'
+        and extract_date >= '{{ [built, backfill_from()] | reject('none') | min }}'
     {%- endif -%}
+{%- endmacro %}
+
+
+{# The day from which on everything landed is read again (YYYY-MM-DD), or none. #}
+{% macro backfill_from() -%}
+    {%- set configured = var('backfill_from', none) -%}
+    {{ return(validate_day(configured | string, 'backfill_from') if configured else none) }}
 {%- endmacro %}
 
 
@@ -92,13 +100,18 @@
 
 
 {#
-    Condition on rows of staging: landed since the last day that the model's own table holds, which is read again;
-    all of them in a full build.
+    Condition on rows of staging: landed since the last day that the model's own table holds, which is read again, or
+    since var `backfill_from`; all of them in a full build.
 #}
 {% macro changed_since_last_build() -%}
     {%- if is_incremental() -%}
+    {%- set from = backfill_from() -%}
     _extract_date >= (
-            select coalesce(max(built._extract_date), cast('1900-01-01' as date)) from {{ this }} as built
+            select least(
+                coalesce(max(built._extract_date), cast('1900-01-01' as date)),
+                cast('{{ from or '9999-12-31' }}' as date)
+            )
+            from {{ this }} as built
         )
     {%- else -%} true
     {%- endif -%}

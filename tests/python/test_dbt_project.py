@@ -475,6 +475,23 @@ def test_days_built_one_by_one_are_the_days_built_at_once(staging: Project) -> N
     assert sum(map(len, rows.values())) == 11
 
 
+def test_a_late_batch_of_a_day_already_built_is_taken_by_a_backfill(staging: Project, tmp_path: Path) -> None:
+    late = Project(tmp_path)
+    shutil.copytree(staging.lake, late.lake)
+    shutil.copyfile(staging.folder / "warehouse.duckdb", tmp_path / "warehouse.duckdb")
+    rows = [CUSTOMER | {"full_name": "Ana L."}, CUSTOMER | {"customer_id": 4, "cpf": "52998224725"}]
+    land(late.lake, "2025-01-02", "00000001b", {"app.customers": rows})
+    models = "quarantine_app__customers stg_app__customers stg_app__customer_versions".split()
+    late.dbt("run", "--vars", "{backfill_from: 2025-01-02}", "--select", *models)
+    kept = late.query("select customer_id, full_name from staging.stg_app__customers order by 1")
+    assert kept == [(1, "Ana Lima Souza"), (2, "Ana Lima"), (3, "Eva Prado"), (4, "Ana Lima")]
+    versions = late.query(
+        "select customer_id, _batch_id from staging.stg_app__customer_versions order by all"
+    )
+    assert [batch for customer, batch in versions if customer == 1] == ["00000001", "00000001b", "00000002"]
+    assert len(versions) == 8
+
+
 def test_the_latest_version_of_a_record_is_kept(staging: Project) -> None:
     kept = staging.query(
         "select customer_id, full_name, _batch_id from staging.stg_app__customers order by 1"

@@ -19,7 +19,9 @@ credit_orders as (
 
 bank_flows as (
 
-    select * from {{ ref('int_bank_transactions__daily') }}
+    select *
+    from {{ ref('int_bank_transactions__daily') }}
+    where booked_date <= {{ as_of_date() }}
 
 ),
 

@@ -176,6 +176,18 @@
 {%- endmacro %}
 
 
+{# The rows of the CTE `renamed` whose key has not been built: what a table that only grows merges. #}
+{% macro not_yet_built() -%}
+    {%- set key = unique_key_columns() -%}
+    select renamed.*
+    from renamed
+    {%- if is_incremental() %}
+    left join {{ this }} as built on {{ same_key('renamed', 'built', key) }}
+    where built.{{ key[0] }} is null
+    {%- endif -%}
+{%- endmacro %}
+
+
 {# The columns of the model's unique_key, as a list. #}
 {% macro unique_key_columns() -%}
     {%- set key = config.get('unique_key') -%}

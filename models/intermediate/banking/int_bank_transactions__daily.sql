@@ -73,28 +73,38 @@ final as (
 
     select * from days
     {%- if is_incremental() %}
-    union all
-    -- a day that has lost its last transaction is merged without any, then deleted
-    select
-        built.account_id,
-        built.currency,
-        built.booked_date,
-        built.customer_id,
-        {{ money('0') }} as inflow,
-        {{ money('0') }} as outflow,
-        {{ money('0') }} as net,
-        cast(0 as bigint) as transactions,
-        built._extract_date
-    from {{ this }} as built
-    inner join touched on built.account_id = touched.account_id
-    left join days
-        on
-            built.account_id = days.account_id
-            and built.currency = days.currency
-            and built.booked_date = days.booked_date
-    where days.account_id is null
-    except
-    select * from {{ this }}
+        union all
+        -- a day that has lost its last transaction is merged without any, then deleted
+        select
+            built.account_id,
+            built.currency,
+            built.booked_date,
+            built.customer_id,
+            {{ money('0') }} as inflow,
+            {{ money('0') }} as outflow,
+            {{ money('0') }} as net,
+            cast(0 as bigint) as transactions,
+            built._extract_date
+        from {{ this }} as built
+        inner join touched on built.account_id = touched.account_id
+        left join days
+            on
+                built.account_id = days.account_id
+                and built.currency = days.currency
+                and built.booked_date = days.booked_date
+        where days.account_id is null
+        except
+        select
+            account_id,
+            currency,
+            booked_date,
+            customer_id,
+            inflow,
+            outflow,
+            net,
+            transactions,
+            _extract_date
+        from {{ this }}
     {%- endif %}
 
 )

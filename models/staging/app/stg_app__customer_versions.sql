@@ -48,12 +48,7 @@ renamed as (
 
 final as (
 
-    select renamed.*
-    from renamed
-    {%- if is_incremental() %}
-    left join {{ this }} as built on {{ same_key('renamed', 'built', unique_key_columns()) }}
-    where built.customer_id is null
-    {%- endif %}
+    {{ not_yet_built() }}
 
 )
 

@@ -268,6 +268,19 @@ def test_without_the_hub_the_stand_ins_are_installed_once(bare_project: Path) ->
     assert "already" in install.install(bare_project, hub=nobody)
 
 
+def test_checkouts_of_the_real_packages_take_the_place_of_the_stand_ins(bare_project: Path) -> None:
+    install.install(bare_project, hub="http://127.0.0.1:9/")
+    checkouts = bare_project / "checkouts"
+    shutil.copytree(STAND_INS / "dbt_utils", checkouts / "dbt_utils")
+    with pytest.raises(SystemExit, match="has no dbt_expectations"):
+        install.install_from(bare_project, checkouts)
+    shutil.copytree(STAND_INS / "dbt_expectations", checkouts / "dbt_expectations")
+    (checkouts / "dbt_utils" / "macros" / "real.sql").write_text("{# real #}")
+    install.install_from(bare_project, checkouts)
+    assert "already" in install.install(bare_project, hub="http://127.0.0.1:9/")
+    assert (bare_project / "dbt_packages" / "dbt_utils" / "macros" / "real.sql").exists()
+
+
 def test_half_an_installation_is_done_again(bare_project: Path) -> None:
     (bare_project / "dbt_packages" / "dbt_utils").mkdir(parents=True)
     install.install(bare_project, hub="http://127.0.0.1:9/")

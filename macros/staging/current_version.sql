@@ -1,7 +1,7 @@
 {#
     The pattern of every staging model, in three steps:
 
-    1. `landed_since_last_build`: raw rows of the days not yet built (a first build takes all days), without
+    1. `landed_since_last_build`: raw rows of the batches not yet built (a first build takes all days), without
        those that break a rule (`not_quarantined`);
     2. `version_rank`: of several versions of a record among them, 1 is the one to keep;
     3. `ahead_of_built`: a row that is already built, or superseded by what is built, is left out; a row that is
@@ -16,15 +16,17 @@
 
 {#
     Condition on raw rows: landed up to as_of_date and, when `built_relation` (by default the model's own table)
-    exists and the build is incremental, since the last day it holds. That day is read again, for it may have got
-    another batch. Days are literals so that both engines prune. With var `backfill_from`, all days from that one
-    on are read again: for batches that were landed late under a day already built.
+    exists and the build is incremental, since the last day it holds. That day may have got another batch: only
+    batches after the last one it holds are read of it, for batches are numbered in the order in which they land.
+    With `whole_day` all of that day is read again. Days are literals so that both engines prune. With var
+    `backfill_from`, all days from that one on are read again: for batches landed late under a day already built.
 #}
-{% macro landed_since_last_build(built_relation=this) -%}
+{% macro landed_since_last_build(built_relation=this, whole_day=false) -%}
     {%- set until = as_of_day() -%}
     {%- if execute and is_incremental() and built_relation -%}
-        {%- set built = run_query('select max(_extract_date) from ' ~ built_relation).rows[0][0] | string -%}
-        {%- if built not in ('None', '') and built > until -%}
+        {%- set query = 'select max(_extract_date), max(_batch_id) from ' ~ built_relation -%}
+        {%- set built, last_batch = run_query(query).rows[0] -%}
+        {%- if built and built | string > until -%}
             {%- do exceptions.raise_compiler_error(
                 built_relation.identifier ~ ' already holds ' ~ built ~ ', which is after as_of_date ' ~ until
                 ~ ': a state of the past needs a warehouse of its own (WAREHOUSE) or --full-refresh'
@@ -32,8 +34,13 @@
         {%- endif -%}
     {%- endif -%}
     extract_date <= '{{ until }}'
-    {%- if built and built not in ('None', '') %}
-        and extract_date >= '{{ [built, backfill_from()] | reject('none') | min }}'
+    {%- if built and backfill_from() %}
+        and extract_date >= '{{ [built | string, backfill_from()] | min }}'
+    {%- elif built %}
+        and extract_date >= '{{ built }}'
+        {%- if not whole_day %}
+        and (extract_date > '{{ built }}' or _batch_id > '{{ last_batch }}')
+        {%- endif -%}
     {%- endif -%}
 {%- endmacro %}
 
@@ -99,20 +106,10 @@
 {%- endmacro %}
 
 
-{#
-    Condition on rows of staging: landed since the last day that the model's own table holds, which is read again, or
-    since var `backfill_from`; all of them in a full build.
-#}
+{# Condition on rows of staging: of batches after the last one the model's own table holds; all in a full build. #}
 {% macro changed_since_last_build() -%}
     {%- if is_incremental() -%}
-    {%- set from = backfill_from() -%}
-    _extract_date >= (
-            select least(
-                coalesce(max(built._extract_date), cast('1900-01-01' as date)),
-                cast('{{ from or '9999-12-31' }}' as date)
-            )
-            from {{ this }} as built
-        )
+    _batch_id > (select coalesce(max(built._batch_id), '') from {{ this }} as built)
     {%- else -%} true
     {%- endif -%}
 {%- endmacro %}

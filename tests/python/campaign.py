@@ -280,7 +280,7 @@ def main() -> int:
 def one_world(folder: Path, seed: int, options: argparse.Namespace, say: Callable[[str], None]) -> None:
     """All checks on one world; the first that fails raises AssertionError."""
     folder.chmod(0o755)  # PostgreSQL runs as another user under root
-    pipeline = Pipeline("synthetic", folder)
+    pipeline = Pipeline("synthetic", folder, patience=3600)
     try:
         run_days(pipeline, seed, options.scale, options.dirt, options.days - 1)
         before = folder / "before.duckdb"

@@ -105,6 +105,8 @@ class Pipeline:
     world: str
     folder: Path
     settings: dict[str, str] = field(default_factory=dict)
+    patience: float = 300
+    """Seconds after which a command has failed."""
 
     @property
     def lake(self) -> Path:
@@ -138,7 +140,13 @@ class Pipeline:
     def try_run(self, *command: str, **more: str) -> subprocess.CompletedProcess:
         """Run a program of the project; never raises."""
         return subprocess.run(
-            command, cwd=ROOT, env=self.env | more, capture_output=True, text=True, timeout=300, check=False
+            command,
+            cwd=ROOT,
+            env=self.env | more,
+            capture_output=True,
+            text=True,
+            timeout=self.patience,
+            check=False,
         )
 
     def run(self, *command: str, **more: str) -> str:

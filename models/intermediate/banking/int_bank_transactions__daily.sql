@@ -41,7 +41,7 @@ transactions as (
         bank_transactions.currency,
         {{ business_date('bank_transactions.booked_at') }} as booked_date,
         bank_transactions.amount,
-        greatest(bank_transactions._extract_date, bank_accounts._extract_date) as _extract_date
+        greatest(bank_transactions._batch_id, bank_accounts._batch_id) as _batch_id
     from bank_transactions
     inner join touched on bank_transactions.account_id = touched.account_id
     inner join bank_accounts on bank_transactions.account_id = bank_accounts.account_id
@@ -63,7 +63,7 @@ days as (
         {{ money('sum(case when amount < 0 then -amount else 0 end)') }} as outflow,
         {{ money('sum(amount)') }} as net,
         count(*) as transactions,
-        max(_extract_date) as _extract_date
+        max(_batch_id) as _batch_id
     from transactions
     group by 1, 2, 3
 
@@ -84,7 +84,7 @@ final as (
             {{ money('0') }} as outflow,
             {{ money('0') }} as net,
             cast(0 as bigint) as transactions,
-            built._extract_date
+            built._batch_id
         from {{ this }} as built
         inner join touched on built.account_id = touched.account_id
         left join days
@@ -103,7 +103,7 @@ final as (
             outflow,
             net,
             transactions,
-            _extract_date
+            _batch_id
         from {{ this }}
     {%- endif %}
 

@@ -39,10 +39,11 @@ test: setup-dev lint ## Lint, then the whole test suite
 	@$(BIN)/python -m pytest --numprocesses 2
 
 .PHONY: bench
-bench: setup .cache/bench/peers/.installed ## Ingestion against psql COPY, ConnectorX and dlt (docs/benchmarks.md)
+bench: setup .cache/bench/peers/.installed ## Ingestion and warehouse beside their peers (docs/benchmarks.md)
 	@$(BIN)/python -m benchmarks $(BENCH_OPTIONS)
 	@$(BIN)/python -m benchmarks.apis
 	@$(BIN)/python -m benchmarks.files
+	@$(BIN)/python -m benchmarks.warehouse
 
 .cache/bench/peers/.installed: benchmarks/requirements.txt
 	@$(PYTHON) -m venv --clear .cache/bench/peers
@@ -105,8 +106,12 @@ soak-files: setup-dev ## 100 runs over broken files killed with -9 (SOAK="--kill
 soak-apis: setup-dev ## 100 API runs killed with -9, then every fault of the APIs with five seeds
 	@API_KILLS=100 API_FAULTS_FULL=1 $(BIN)/python -m pytest -q -s tests/python/test_api_faults.py
 
+.PHONY: soak-warehouse
+soak-warehouse: setup-dev ## 30 dirty days of three worlds: built day by day, killed, compared (SOAK="--seeds 1")
+	@$(BIN)/python tests/python/campaign.py --seeds 3 --days 30 $(SOAK)
+
 ##@ Help
 .PHONY: help
 help: ## This list
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

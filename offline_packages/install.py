@@ -3,8 +3,11 @@
 From the dbt hub where it answers, else our own stand-ins: macros written for this project under the names
 and signatures of those it uses. Both end up in dbt_packages/, so dbt never knows the difference. Safe to
 repeat: what is installed for the present packages.yml and stand-ins is left as it is.
+
+`--from FOLDER` takes the real packages from checkouts in FOLDER (`dbt_utils`, `dbt_expectations`) instead.
 """
 
+import argparse
 import hashlib
 import queue
 import shutil
@@ -22,7 +25,10 @@ HERE = Path(__file__).resolve().parent
 
 def main() -> int:
     """Install into the project this file belongs to; returns the exit code."""
-    print(install(HERE.parent))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--from", dest="checkouts", type=Path, help="a folder with checkouts of the packages")
+    checkouts = parser.parse_args().checkouts
+    print(install_from(HERE.parent, checkouts) if checkouts else install(HERE.parent))
     return 0
 
 
@@ -48,6 +54,20 @@ def install(project: Path, hub: str = HUB) -> str:
         said = "dbt packages: the dbt hub cannot be reached, so stand-ins are used (offline_packages/)"
     stamp.write_text(f"{wanted} {origin}\n", encoding="utf-8")
     return said
+
+
+def install_from(project: Path, checkouts: Path) -> str:
+    """Install the packages of `project` from a folder that has them; returns what was done in one line."""
+    missing = [name for name in STAND_INS if not (checkouts / name / "dbt_project.yml").exists()]
+    if missing:
+        raise SystemExit(f"error: {checkouts} has no {' and no '.join(missing)} with a dbt_project.yml")
+    installed = project / "dbt_packages"
+    shutil.rmtree(installed, ignore_errors=True)
+    for name in STAND_INS:
+        ignored = shutil.ignore_patterns(".git", "integration_tests")
+        shutil.copytree(checkouts / name, installed / name, ignore=ignored)
+    (installed / ".installed").write_text(f"{_fingerprint(project)} checkouts\n", encoding="utf-8")
+    return f"dbt packages: installed from {checkouts}"
 
 
 def _fingerprint(project: Path) -> str:

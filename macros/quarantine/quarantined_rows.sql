@@ -6,13 +6,14 @@
                          `rules`, `key` (column: macro that normalises it, or as_is) and, where a batch may hold a
                          record twice, `version` (what tells the copies apart)
 
-    A build reads the days that staging has not built yet, and, when nothing is broken and nothing was open,
+    A build reads the days that staging has not built yet and the last one it has, whole: what was landed while an
+    earlier build ran may have been looked at by one of the two alone. When nothing is broken and nothing was open, it
     merges nothing.
 #}
 {% macro quarantined_rows(source_name, table) -%}
 {%- set meta = quarantine_meta(source_name, table) -%}
 {%- set raw = source(source_name, table) -%}
-{%- set since = landed_since_last_build(staging_relation(source_name, table)) -%}
+{%- set since = landed_since_last_build(staging_relation(source_name, table), whole_day=true) -%}
 {%- set names = meta.key.keys() | list + meta.version -%}
 {%- set columns = raw_columns(source_name, table) -%}
 

@@ -1,7 +1,7 @@
 {#
     The pattern of every staging model, in three steps:
 
-    1. `landed_since_last_build`: raw rows of the days not yet built (a first build takes all days), without
+    1. `landed_since_last_build`: raw rows of the batches not yet built (a first build takes all days), without
        those that break a rule (`not_quarantined`);
     2. `version_rank`: of several versions of a record among them, 1 is the one to keep;
     3. `ahead_of_built`: a row that is already built, or superseded by what is built, is left out; a row that is
@@ -16,14 +16,17 @@
 
 {#
     Condition on raw rows: landed up to as_of_date and, when `built_relation` (by default the model's own table)
-    exists and the build is incremental, since the last day it holds. That day is read again, for it may have got
-    another batch. Days are literals so that both engines prune.
+    exists and the build is incremental, since the last day it holds. That day may have got another batch: only
+    batches after the last one it holds are read of it, for batches are numbered in the order in which they land.
+    With `whole_day` all of that day is read again. Days are literals so that both engines prune. With var
+    `backfill_from`, all days from that one on are read again: for batches landed late under a day already built.
 #}
-{% macro landed_since_last_build(built_relation=this) -%}
+{% macro landed_since_last_build(built_relation=this, whole_day=false) -%}
     {%- set until = as_of_day() -%}
     {%- if execute and is_incremental() and built_relation -%}
-        {%- set built = run_query('select max(_extract_date) from ' ~ built_relation).rows[0][0] | string -%}
-        {%- if built not in ('None', '') and built > until -%}
+        {%- set query = 'select max(_extract_date), max(_batch_id) from ' ~ built_relation -%}
+        {%- set built, last_batch = run_query(query).rows[0] -%}
+        {%- if built and built | string > until -%}
             {%- do exceptions.raise_compiler_error(
                 built_relation.identifier ~ ' already holds ' ~ built ~ ', which is after as_of_date ' ~ until
                 ~ ': a state of the past needs a warehouse of its own (WAREHOUSE) or --full-refresh'
@@ -31,9 +34,21 @@
         {%- endif -%}
     {%- endif -%}
     extract_date <= '{{ until }}'
-    {%- if built and built not in ('None', '') %}
+    {%- if built and backfill_from() %}
+        and extract_date >= '{{ [built | string, backfill_from()] | min }}'
+    {%- elif built %}
         and extract_date >= '{{ built }}'
+        {%- if not whole_day %}
+        and (extract_date > '{{ built }}' or _batch_id > '{{ last_batch }}')
+        {%- endif -%}
     {%- endif -%}
+{%- endmacro %}
+
+
+{# The day from which on everything landed is read again (YYYY-MM-DD), or none. #}
+{% macro backfill_from() -%}
+    {%- set configured = var('backfill_from', none) -%}
+    {{ return(validate_day(configured | string, 'backfill_from') if configured else none) }}
 {%- endmacro %}
 
 
@@ -91,15 +106,10 @@
 {%- endmacro %}
 
 
-{#
-    Condition on rows of staging: landed since the last day that the model's own table holds, which is read again;
-    all of them in a full build.
-#}
+{# Condition on rows of staging: of batches after the last one the model's own table holds; all in a full build. #}
 {% macro changed_since_last_build() -%}
     {%- if is_incremental() -%}
-    _extract_date >= (
-            select coalesce(max(built._extract_date), cast('1900-01-01' as date)) from {{ this }} as built
-        )
+    _batch_id > (select coalesce(max(built._batch_id), '') from {{ this }} as built)
     {%- else -%} true
     {%- endif -%}
 {%- endmacro %}
@@ -159,6 +169,18 @@
         newest_quarantined.last_batch_id > built._batch_id
         and not built.{{ flag }}
         and renamed.{{ key[0] }} is null
+    {%- endif -%}
+{%- endmacro %}
+
+
+{# The rows of the CTE `renamed` whose key has not been built: what a table that only grows merges. #}
+{% macro not_yet_built() -%}
+    {%- set key = unique_key_columns() -%}
+    select renamed.*
+    from renamed
+    {%- if is_incremental() %}
+    left join {{ this }} as built on {{ same_key('renamed', 'built', key) }}
+    where built.{{ key[0] }} is null
     {%- endif -%}
 {%- endmacro %}
 

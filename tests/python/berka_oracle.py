@@ -112,6 +112,67 @@ def customer_monthly_bank_flow(berka_dir: Path, day: date) -> BankFlow:
     return {row[:3]: row[3:] for row in rows}
 
 
+def default_rates(berka_dir: Path, day: date) -> dict[tuple[str, int], tuple[int, int]]:
+    """Loans, and those of them that ended unpaid (status B), by region of the owner and year of the loan."""
+    rows = (
+        _bank(berka_dir)
+        .execute(
+            """
+            select A3, year(strptime(loan.date, '%y%m%d')), count(*), count(*) filter (status = 'B')
+            from loan
+            join (select account_id, client_id from disp where type = 'OWNER') using (account_id)
+            join client using (client_id)
+            join district on client.district_id = A1
+            where strptime(loan.date, '%y%m%d') <= $day
+            group by all
+            """,
+            {"day": day},
+        )
+        .fetchall()
+    )
+    return {row[:2]: row[2:] for row in rows}
+
+
+def instalments(berka_dir: Path) -> dict[date, tuple[Decimal, Decimal]]:
+    """What fell due in a month, and what was overdue at its end: the months whose transactions are all there.
+
+    The k-th payment of a loan pays its k-th instalment: the bank never collected in parts in those months.
+    """
+    rows = (
+        _bank(berka_dir)
+        .execute(
+            """
+            with due as (
+                select
+                    account_id, k, payments::decimal(14, 2) as amount,
+                    (strptime(date, '%y%m%d')::date + to_months(k::int))::date as due_date
+                from loan, unnest(range(1, duration::int + 1)) as numbers (k)
+            ),
+            paid as (
+                select
+                    account_id, amount::decimal(14, 2) as amount, strptime(date, '%y%m%d')::date as paid_date,
+                    row_number() over (partition by account_id order by date, trans_id::int) as k
+                from trans
+                where k_symbol = 'UVER'
+            ),
+            months as (
+                select unnest(range(date '1993-07-01', date '1994-03-01', interval 1 month))::date as month
+            )
+            select
+                month,
+                coalesce(sum(due.amount) filter (date_trunc('month', due_date) = month), 0),
+                coalesce(sum(
+                    greatest(due.amount - if(paid_date <= last_day(month), paid.amount, 0), 0)
+                ) filter (due_date <= last_day(month)), 0)
+            from months, due left join paid using (account_id, k)
+            group by 1
+            """
+        )
+        .fetchall()
+    )
+    return {row[0]: row[1:] for row in rows}
+
+
 @lru_cache(maxsize=2)
 def _bank(berka_dir: Path) -> duckdb.DuckDBPyConnection:
     bank = duckdb.connect()
@@ -120,6 +181,7 @@ def _bank(berka_dir: Path) -> duckdb.DuckDBPyConnection:
         "account": ["account.asc"],
         "disp": ["disp.asc"],
         "loan": ["loan.asc"],
+        "district": ["district.asc"],
         "trans": ["trans_19930101_19940330.asc", "trans_loan_accounts_1995_1998.csv"],
     }.items():
         paths = [str(berka_dir / file) for file in files]

@@ -19,7 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
-from conftest import DBT, Pipeline
+from conftest import DBT, ROOT, Pipeline
+
+sys.path.insert(0, str(ROOT))  # run as a command, this is no part of a package
 
 from ingestion.config import load_sources
 
@@ -278,7 +280,7 @@ def main() -> int:
 def one_world(folder: Path, seed: int, options: argparse.Namespace, say: Callable[[str], None]) -> None:
     """All checks on one world; the first that fails raises AssertionError."""
     folder.chmod(0o755)  # PostgreSQL runs as another user under root
-    pipeline = Pipeline("synthetic", folder)
+    pipeline = Pipeline("synthetic", folder, patience=3600)
     try:
         run_days(pipeline, seed, options.scale, options.dirt, options.days - 1)
         before = folder / "before.duckdb"

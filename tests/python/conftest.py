@@ -18,7 +18,13 @@ from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parents[2]
 DBT = Path(sys.executable).with_name("dbt")
-SHARING_PIPELINES = {"test_berka.py", "test_dbt_project.py", "test_marts.py", "test_pipeline.py"}
+SHARING_PIPELINES = {
+    "test_berka.py",
+    "test_dbt_project.py",
+    "test_known_at.py",
+    "test_marts.py",
+    "test_pipeline.py",
+}
 # Minutes each: begun last, one of them would run on alone while the other workers have nothing left.
 SLOW = (
     *sorted(SHARING_PIPELINES),
@@ -99,6 +105,8 @@ class Pipeline:
     world: str
     folder: Path
     settings: dict[str, str] = field(default_factory=dict)
+    patience: float = 300
+    """Seconds after which a command has failed."""
 
     @property
     def lake(self) -> Path:
@@ -132,7 +140,13 @@ class Pipeline:
     def try_run(self, *command: str, **more: str) -> subprocess.CompletedProcess:
         """Run a program of the project; never raises."""
         return subprocess.run(
-            command, cwd=ROOT, env=self.env | more, capture_output=True, text=True, timeout=300, check=False
+            command,
+            cwd=ROOT,
+            env=self.env | more,
+            capture_output=True,
+            text=True,
+            timeout=self.patience,
+            check=False,
         )
 
     def run(self, *command: str, **more: str) -> str:

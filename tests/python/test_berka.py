@@ -418,6 +418,31 @@ def test_marts_equal_the_files_on_the_second_day(berka_files, berka_day2):
     assert_marts_match(berka_files, berka_day2.warehouse, DAY_2)
 
 
+def test_default_rates_by_region_and_year_equal_the_files(berka_files, berka_day2):
+    with duckdb.connect(berka_day2.warehouse, read_only=True) as marts:
+        rows = marts.execute(
+            "select state, year(disbursed_at), count(*), count(*) filter (repayment_outcome = 'defaulted')"
+            " from marts.credit_decisions join marts.customer_360 using (customer_id) group by all"
+        ).fetchall()
+    expected = oracle.default_rates(berka_files, DAY_2)
+    assert sum(loans for loans, _ in expected.values()) == 682
+    assert sum(defaults for _, defaults in expected.values()) == 31
+    assert_same({row[:2]: row[2:] for row in rows}, expected)
+
+
+def test_due_and_overdue_equal_the_files_as_long_as_the_ledger_is_complete(berka_files, berka_day2):
+    with duckdb.connect(berka_day2.warehouse, read_only=True) as marts:
+        rows = marts.execute(
+            "select month, due_amount, overdue_amount from marts.monthly_cash_flow where due_amount is not null"
+        ).fetchall()
+        known = marts.execute("select count(outstanding_amount) from marts.credit_decisions").fetchone()[0]
+    expected = oracle.instalments(berka_files)
+    assert sum(overdue > 0 for _, overdue in expected.values()) > 3
+    assert_same({row[0]: row[1:] for row in rows if row[0] in expected or any(row[1:])}, expected)
+    # After that nobody can tell a missed payment from a missing record.
+    assert known == 0
+
+
 def test_every_row_passes_through_the_layers_on_the_first_day(berka_files, berka_day1):
     assert_layers_match(berka_files, berka_day1, DAY_1)
 

@@ -172,10 +172,61 @@ def test_every_model_has_a_primary_key_test(manifest: dict[str, Any]) -> None:
         test["attached_node"]
         for test in ours(manifest, "test")
         if test.get("test_metadata", {}).get("name")
-        in ("unique", "unique_combination_of_columns", "every_landed_row_has_one_fate")
+        in ("one_row_per", "unique_combination_of_columns", "every_landed_row_has_one_fate")
     }
     nodes = {node["unique_id"] for node in ours(manifest, "model", "snapshot", "seed")}
     assert nodes - tested == set()
+
+
+LOGIC = re.compile(r"\bcase\b|\bover\s*\(|\bjoin\b|\bgroup by\b")
+
+
+def test_every_model_with_logic_has_a_unit_test(manifest: dict[str, Any]) -> None:
+    # Staging and quarantine are two patterns over raw files: a lake made by hand tests them, further down.
+    tested = {f"model.credit_lakehouse.{test['model']}" for test in manifest["unit_tests"].values()}
+    models = [n for n in ours(manifest, "model") if n["schema"] in ("intermediate", "marts")]
+    untested = {n["name"] for n in models if LOGIC.search(n["raw_code"].lower())} - {
+        m.split(".")[-1] for m in tested
+    }
+    assert len(models) > 18
+    assert untested == set()
+
+
+def test_marts_keep_a_contract_and_are_all_that_others_may_read(manifest: dict[str, Any]) -> None:
+    models = ours(manifest, "model")
+    public = {n["name"] for n in models if n["access"] == "public"}
+    assert public == {n["name"] for n in models if n["schema"] == "marts"}
+    assert public == {n["name"] for n in models if n["config"]["contract"]["enforced"]}
+    assert {n["access"] for n in models if n["name"] not in public} == {"private"}
+    assert {n["group"] for n in models} == {"lakehouse"}
+
+
+def test_models_keep_to_their_layers(manifest: dict[str, Any]) -> None:
+    upstream = {
+        "quarantine": {"raw", "staging", "quarantine"},
+        "staging": {"raw", "quarantine", "reference"},
+        "intermediate": {"staging", "intermediate"},
+        "marts": {"staging", "intermediate", "marts"},
+    }
+    prefixes = {"quarantine": "quarantine_", "staging": "stg_", "intermediate": "int_", "marts": ""}
+    schema_of = {
+        node["unique_id"]: "raw" if node["resource_type"] == "source" else node["schema"]
+        for node in ours(manifest, "model", "seed", "source", "snapshot")
+    }
+    wrong = []
+    for model in ours(manifest, "model"):
+        layer, parents = model["schema"], model["depends_on"]["nodes"]
+        wrong += [(model["name"], p) for p in parents if schema_of[p] not in upstream[layer]]
+        wrong += [(model["name"], "its folder")] * (f"/{layer}/" not in f"/{model['original_file_path']}")
+        wrong += [(model["name"], "its name")] * (not model["name"].startswith(prefixes[layer]))
+        if model["config"]["materialized"] == "incremental" and not model["config"]["unique_key"]:
+            wrong.append((model["name"], "an incremental model without unique_key"))
+        # Everything is selected where a model imports another, and nowhere else.
+        imports = r"select \*\s+from (\{\{ (ref|source)\([^)]*\) \}\}|final\b)"
+        rest = re.sub(imports, "", re.sub(r"select \*\s*,", "", model["raw_code"]))
+        if re.search(r"select\s+\*\s*$", rest, re.MULTILINE) and layer != "staging":
+            wrong.append((model["name"], "select * outside of an import"))
+    assert wrong == []
 
 
 def test_every_table_and_column_says_what_it_holds_of_a_person(manifest: dict[str, Any]) -> None:
@@ -215,6 +266,19 @@ def test_without_the_hub_the_stand_ins_are_installed_once(bare_project: Path) ->
     }
     assert {p.name for p in (bare_project / "dbt_packages").iterdir() if p.is_dir()} == wanted
     assert "already" in install.install(bare_project, hub=nobody)
+
+
+def test_checkouts_of_the_real_packages_take_the_place_of_the_stand_ins(bare_project: Path) -> None:
+    install.install(bare_project, hub="http://127.0.0.1:9/")
+    checkouts = bare_project / "checkouts"
+    shutil.copytree(STAND_INS / "dbt_utils", checkouts / "dbt_utils")
+    with pytest.raises(SystemExit, match="has no dbt_expectations"):
+        install.install_from(bare_project, checkouts)
+    shutil.copytree(STAND_INS / "dbt_expectations", checkouts / "dbt_expectations")
+    (checkouts / "dbt_utils" / "macros" / "real.sql").write_text("{# real #}")
+    install.install_from(bare_project, checkouts)
+    assert "already" in install.install(bare_project, hub="http://127.0.0.1:9/")
+    assert (bare_project / "dbt_packages" / "dbt_utils" / "macros" / "real.sql").exists()
 
 
 def test_half_an_installation_is_done_again(bare_project: Path) -> None:
@@ -424,6 +488,23 @@ def test_days_built_one_by_one_are_the_days_built_at_once(staging: Project) -> N
     assert sum(map(len, rows.values())) == 11
 
 
+def test_a_late_batch_of_a_day_already_built_is_taken_by_a_backfill(staging: Project, tmp_path: Path) -> None:
+    late = Project(tmp_path)
+    shutil.copytree(staging.lake, late.lake)
+    shutil.copyfile(staging.folder / "warehouse.duckdb", tmp_path / "warehouse.duckdb")
+    rows = [CUSTOMER | {"full_name": "Ana L."}, CUSTOMER | {"customer_id": 4, "cpf": "52998224725"}]
+    land(late.lake, "2025-01-02", "00000001b", {"app.customers": rows})
+    models = "quarantine_app__customers stg_app__customers stg_app__customer_versions".split()
+    late.dbt("run", "--vars", "{backfill_from: 2025-01-02}", "--select", *models)
+    kept = late.query("select customer_id, full_name from staging.stg_app__customers order by 1")
+    assert kept == [(1, "Ana Lima Souza"), (2, "Ana Lima"), (3, "Eva Prado"), (4, "Ana Lima")]
+    versions = late.query(
+        "select customer_id, _batch_id from staging.stg_app__customer_versions order by all"
+    )
+    assert [batch for customer, batch in versions if customer == 1] == ["00000001", "00000001b", "00000002"]
+    assert len(versions) == 8
+
+
 def test_the_latest_version_of_a_record_is_kept(staging: Project) -> None:
     kept = staging.query(
         "select customer_id, full_name, _batch_id from staging.stg_app__customers order by 1"
@@ -515,15 +596,17 @@ def test_a_day_that_is_no_day_is_refused(tmp_path: Path) -> None:
     assert "as_of_date is '31/12/2025'; give it as YYYY-MM-DD" in done.stdout
 
 
+# A test's name, and of one that fails in more than one way the table; what it must find.
 DAMAGE = {
     "every_landed_row_has_one_fate": "delete from staging.stg_app__customers where customer_id = 3",
-    "never_null": "update staging.stg_app__customers set email = null where customer_id = 1",
-    "unique": "update staging.stg_app__customers set customer_id = 1",
+    "one_row_per of stg_app__customers": "update staging.stg_app__customers set email = null where customer_id = 1",
+    "one_row_per of stg_central_bank__fx_rates": "insert into staging.stg_central_bank__fx_rates"
+    " from staging.stg_central_bank__fx_rates limit 1",
+    "one_row_per of product_mapping": "update reference.product_mapping set source_value = null",
+    "unique": "update staging.stg_app__customers set cpf = '1'",
     "accepted_range": "update staging.stg_app__credit_orders set requested_amount = -1",
     "accepted_values": "update staging.stg_app__credit_orders set status = 'moon'",
-    "unique_combination_of_columns": "insert into staging.stg_central_bank__fx_rates"
-    " from staging.stg_central_bank__fx_rates limit 1",
-    "expect_column_value_lengths_to_equal": "update staging.stg_app__customers set cpf = '1' where customer_id = 1",
+    "expect_column_value_lengths_to_equal": "update staging.stg_app__customers set cpf = '1'",
     "expect_column_pair_values_A_to_be_greater_than_B": "update staging.stg_app__credit_orders"
     " set decided_at = created_at - interval 1 day",
 }
@@ -538,8 +621,11 @@ def test_every_kind_of_test_finds_its_damage(staging: Project) -> None:
     done = staging.try_dbt("test", *STAGING, *ONLY_THESE, WAREHOUSE=str(damaged))
     results = json.loads((staging.folder / "target" / "run_results.json").read_text())["results"]
     manifest = json.loads((staging.folder / "target" / "manifest.json").read_text())
-    failed = {
-        manifest["nodes"][r["unique_id"]]["test_metadata"]["name"] for r in results if r["status"] == "fail"
-    }
+    failed = set()
+    for result in results:
+        node = manifest["nodes"][result["unique_id"]]
+        if result["status"] == "fail" and "test_metadata" in node:
+            name, table = node["test_metadata"]["name"], node["attached_node"].split(".")[-1]
+            failed |= {name, f"{name} of {table}"}
     assert done.returncode != 0
     assert DAMAGE.keys() - failed == set()

@@ -8,21 +8,13 @@ credit_orders as (
 
 customers as (
 
-    select *
-    from {{ ref('stg_app__customers') }}
-    where deleted_at is null
+    select * from {{ ref('int_credit_orders__customer') }}
 
 ),
 
 evaluations as (
 
     select * from {{ ref('int_credit_orders__evaluation') }}
-
-),
-
-bureau_scores as (
-
-    select * from {{ ref('int_bureau_scores__customer') }}
 
 ),
 
@@ -84,14 +76,14 @@ final as (
         cast({{ dbt.datediff('credit_orders.requested_at', 'credit_orders.decided_at', 'millisecond') }} as double)
         / 3600000 as hours_to_decision,
 
-        ---------- the customer
-        customers.customer_id is not null as is_customer_known,
-        customers.state as customer_state,
-        customers.gender as customer_gender,
+        ---------- the customer, known at the request
+        customers.order_id is not null as is_customer_known,
+        customers.customer_state,
+        customers.customer_gender,
         customers.monthly_income,
-        {{ full_years_between('customers.birth_date', 'credit_orders.requested_date') }} as age_at_request,
-        {{ days_between('customers.created_at', 'credit_orders.requested_at') }} as customer_days_at_request,
-        customers.updated_at > credit_orders.requested_at as is_backfilled,
+        customers.age_at_request,
+        customers.customer_days_at_request,
+        customers.is_backfilled,
 
         ---------- the evaluation the decision rests on
         evaluations.evaluation_provider,
@@ -102,10 +94,10 @@ final as (
         evaluations.evaluated_at,
 
         ---------- known at the request
-        bureau_scores.score as bureau_score_at_request,
-        bureau_scores.queried_at as bureau_score_queried_at,
-        bureau_scores.negative_records as bureau_negative_records_at_request,
-        bureau_scores.total_debt as bureau_total_debt_at_request,
+        customers.bureau_score as bureau_score_at_request,
+        customers.bureau_score_queried_at,
+        customers.bureau_negative_records as bureau_negative_records_at_request,
+        customers.bureau_total_debt as bureau_total_debt_at_request,
         bank_behaviour.bank_inflow_90d as bank_inflow_90d_at_request,
         bank_behaviour.bank_outflow_90d as bank_outflow_90d_at_request,
         bank_behaviour.bank_transactions_90d as bank_transactions_90d_at_request,
@@ -125,16 +117,8 @@ final as (
         loans.repayment_outcome,
         loans.repayment_outcome = 'defaulted' as is_defaulted
     from credit_orders
-    left join customers on credit_orders.customer_id = customers.customer_id
+    left join customers on credit_orders.order_id = customers.order_id
     left join evaluations on credit_orders.order_id = evaluations.order_id
-    left join bureau_scores
-        on
-            credit_orders.customer_id = bureau_scores.customer_id
-            and credit_orders.requested_at >= bureau_scores.queried_at
-            and (
-                bureau_scores.next_queried_at is null
-                or credit_orders.requested_at < bureau_scores.next_queried_at
-            )
     left join bank_behaviour on credit_orders.order_id = bank_behaviour.order_id
     left join consents on credit_orders.order_id = consents.order_id
     left join loans on credit_orders.order_id = loans.order_id

@@ -35,7 +35,7 @@ final as (
         events.actor,
         events.occurred_at as valid_from,
         lead(events.occurred_at) over (partition by events.order_id order by events.seq) as valid_to,
-        events._extract_date
+        events._batch_id
     from events
     inner join touched on events.order_id = touched.order_id
 

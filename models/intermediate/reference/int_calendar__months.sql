@@ -2,7 +2,9 @@ with
 
 bank_transactions as (
 
-    select * from {{ ref('int_bank_transactions__daily') }}
+    select *
+    from {{ ref('int_bank_transactions__daily') }}
+    where booked_date <= {{ as_of_date() }}
 
 ),
 

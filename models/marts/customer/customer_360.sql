@@ -19,13 +19,17 @@ credit_orders as (
 
 bank_flows as (
 
-    select * from {{ ref('int_bank_transactions__daily') }}
+    select *
+    from {{ ref('int_bank_transactions__daily') }}
+    where booked_date <= {{ as_of_date() }}
 
 ),
 
 bureau_scores as (
 
-    select * from {{ ref('int_bureau_scores__customer') }}
+    select *
+    from {{ ref('stg_bureau__scores') }}
+    where deleted_at is null
 
 ),
 
@@ -201,23 +205,24 @@ bank as (
 ranked_scores as (
 
     select
-        customer_id,
+        cpf,
         score,
         queried_at,
-        row_number() over (partition by customer_id order by queried_at desc, score desc) as recency
+        row_number() over (partition by cpf order by queried_at desc) as recency
     from bureau_scores
-    where queried_date <= {{ as_of_date() }}
+    where {{ business_date('queried_at') }} <= {{ as_of_date() }}
 
 ),
 
 latest_scores as (
 
     select
-        customer_id,
-        score,
-        queried_at
+        customers.customer_id,
+        ranked_scores.score,
+        ranked_scores.queried_at
     from ranked_scores
-    where recency = 1
+    inner join customers on ranked_scores.cpf = customers.cpf
+    where ranked_scores.recency = 1
 
 ),
 

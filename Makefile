@@ -35,8 +35,9 @@ clean: ## Remove the worlds, lakes and warehouses that the demo made
 
 ##@ Develop
 .PHONY: test
+# Three workers for two cores: much of a test is waiting.
 test: setup-dev lint ## Lint, then the whole test suite
-	@$(BIN)/python -m pytest --numprocesses 2
+	@$(BIN)/python -m pytest --numprocesses 3
 
 .PHONY: bench
 bench: setup .cache/bench/peers/.installed ## Ingestion and warehouse beside their peers (docs/benchmarks.md)

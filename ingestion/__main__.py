@@ -147,9 +147,9 @@ def _run(options: argparse.Namespace, settings: "Settings", reporter: Reporter) 
     if dsn and any(t.kind == "postgres" for t in tables):
         # PostgreSQL answers while Python imports Arrow, most of what is left to start.
         postgres_driver.open_early(dsn)
-    if all(t.kind == "postgres" for t in tables):
+    if __name__ == "__main__" and all(t.kind == "postgres" for t in tables):
         # Arrow imports numpy wherever it finds it, a fifth of a small increment's time. It does without, and
-        # so does all that lands PostgreSQL's tables.
+        # so does all that lands PostgreSQL's tables. Only where the process is ours alone.
         sys.modules["numpy"] = None  # type: ignore[assignment]
     from ingestion.run import run
 

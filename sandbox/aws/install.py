@@ -7,6 +7,7 @@ clouds and file systems. The lock names the jars that remain (180 MB). Folders s
 import fcntl
 import hashlib
 import os
+import ssl
 import tempfile
 import time
 import zipfile
@@ -97,6 +98,10 @@ def _download(cache: Path, jars: list[Jar], progress: Callable[[str], None]) -> 
     """Every jar's file in Maven's cache; what is there already is not fetched again."""
     from jgo.maven import MavenContext
 
+    system = ssl.get_default_verify_paths().cafile
+    if system and Path(system).exists():
+        # requests has a list of its own; the certificates of a company's proxy are in the system's.
+        os.environ.setdefault("REQUESTS_CA_BUNDLE", system)
     mirror = os.environ.get("MAVEN_REPOSITORY")
     maven = MavenContext(
         repo_cache=cache, local_repos=[], remote_repos={"mirror": mirror} if mirror else None, timeout=60

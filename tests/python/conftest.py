@@ -273,10 +273,14 @@ def berka_day2(berka: TwoDays) -> Day:
 
 @pytest.fixture(scope="session")
 def run_pipeline(new_pipeline: Callable[..., Pipeline]) -> Callable[[str, Path], Day]:
-    """Run the first day of a world on other files: `run_pipeline("berka", folder)`."""
+    """Run the first day of a world on other files, without its tests: `run_pipeline("berka", folder)`."""
 
     def run(world: str, files: Path) -> Day:
-        return run_first_day(new_pipeline(world, BERKA_DIR=str(files)))
+        pipeline = new_pipeline(world, BERKA_DIR=str(files))
+        pipeline.sandbox("up")
+        pipeline.ingest()
+        pipeline.dbt("build", "--exclude-resource-type", "test", "unit_test")
+        return pipeline.day("day1")
 
     return run
 

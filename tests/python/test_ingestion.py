@@ -538,9 +538,10 @@ def test_an_increment_waits_for_no_import_that_it_does_not_need(
     )
     environment = {"LAKE": str(tmp_path / "lake"), "SOURCE_DSN": server, "SOURCES_FILE": str(sources)}
     program = (
-        "import sys; from ingestion.__main__ import main; code = main(['run'])\n"
+        "import os, runpy, sys\n"
         "heavy = ('numpy', 'psycopg', 'pydantic', 'tenacity', 'dotenv', 'boto3', 'duckdb', 'asyncio', 'logging')\n"
-        "print(code, [name for name in heavy if sys.modules.get(name)])"
+        "os._exit = lambda code: print(code, [name for name in heavy if sys.modules.get(name)])\n"
+        "sys.argv = ['ingestion', 'run']; runpy.run_module('ingestion', run_name='__main__')"
     )
     done = Pipeline("synthetic", tmp_path, environment).run(sys.executable, "-c", program)
     assert done.splitlines()[-1] == "0 []"

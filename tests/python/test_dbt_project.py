@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import forked_dbt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import DBT, ROOT, SETTINGS, TwoDays
+from conftest import ROOT, SETTINGS, TwoDays
 
 from ingestion import bureau, files, fx
 from ingestion.config import load_sources, select_tables
@@ -56,9 +57,7 @@ class Project:
             **self.settings,
             **more,
         }
-        return subprocess.run(
-            [str(DBT), *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-        )
+        return forked_dbt.run(arguments, ROOT, environment, 300)
 
     def dbt(self, *arguments: str, **more: str) -> str:
         done = self.try_dbt(*arguments, **more)

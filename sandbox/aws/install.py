@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Self
 from .errors import LocalAwsError
 
 if TYPE_CHECKING:
+    import requests
     from jgo.maven import MavenContext
 
 VERSION = "476"
@@ -50,10 +51,25 @@ class Jar:
         places = tuple(folder if folder == "lib" else f"plugin/{folder}" for folder in folders.split(","))
         return cls(sha256, int(size), places, *coordinates.split(":"))
 
-    def fetch(self, maven: "MavenContext") -> Path:
-        """Where the jar is below Maven's cache, downloaded if it is not there yet."""
+    def fetch(self, maven: "MavenContext", session: "requests.Session") -> Path:
+        """Where the jar is below Maven's cache, downloaded if it is not there yet.
+
+        jgo would do this by itself, at the price of a new TLS connection for every file.
+        """
         component = maven.project(self.group, self.artifact).at_version(self.version)
-        return component.artifact(classifier=self.classifier).resolve()
+        artifact = component.artifact(classifier=self.classifier)
+        file = Path(artifact.cached_path)
+        if not file.exists():
+            (repository,) = maven.remote_repos.values()
+            url = f"{repository}/{Path(component.path_prefix).as_posix()}/{artifact.filename}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part = file.with_suffix(".part")
+            with session.get(url, stream=True, timeout=60) as answer, part.open("wb") as written:
+                answer.raise_for_status()
+                for block in answer.iter_content(1 << 20):
+                    written.write(block)
+            part.replace(file)
+        return file
 
 
 def cache_folder() -> Path:
@@ -96,6 +112,7 @@ def trino_home(progress: Callable[[str], None] = lambda text: None, *, cache: Pa
 
 def _download(cache: Path, jars: list[Jar], progress: Callable[[str], None]) -> dict[Jar, Path]:
     """Every jar's file in Maven's cache; what is there already is not fetched again."""
+    import requests
     from jgo.maven import MavenContext
 
     system = ssl.get_default_verify_paths().cafile
@@ -108,8 +125,8 @@ def _download(cache: Path, jars: list[Jar], progress: Callable[[str], None]) -> 
     )
     files: dict[Jar, Path] = {}
     total, done = sum(jar.size for jar in jars), 0
-    with ThreadPoolExecutor(8) as pool:
-        running = {pool.submit(_fetch, jar, maven): jar for jar in jars}
+    with requests.Session() as session, ThreadPoolExecutor(8) as pool:
+        running = {pool.submit(_fetch, jar, maven, session): jar for jar in jars}
         try:
             for future in as_completed(running):
                 files[running[future]] = future.result()
@@ -121,13 +138,13 @@ def _download(cache: Path, jars: list[Jar], progress: Callable[[str], None]) -> 
     return files
 
 
-def _fetch(jar: Jar, maven: "MavenContext") -> Path:
+def _fetch(jar: Jar, maven: "MavenContext", session: "requests.Session") -> Path:
     problem = ""
     for attempt in range(_ATTEMPTS):
         time.sleep(2 ** (attempt - 1) if attempt else 0)
         try:
-            file = jar.fetch(maven)
-        except (OSError, RuntimeError) as error:  # those of requests are OSErrors
+            file = jar.fetch(maven, session)
+        except OSError as error:  # those of requests, too
             problem = f"cannot download {jar.artifact} {jar.version} from Maven Central ({_line(error)})"
             continue
         if _sha256(file) == jar.sha256:

@@ -293,20 +293,30 @@ class Lake:
         Raises:
             IngestionError: a file of them, or of a batch, cannot be read.
         """
-        latest: dict[str, DeadLetter] = {}
+        latest = {record["dead_letter_id"]: record for record in self._letters(source, table, None)}
+        return [DeadLetter(**record) for record in latest.values() if record["outcome"] == "open"]
+
+    def dead_letter_ids(self, source: str, table: str) -> set[str]:
+        """The ids of what `dead_letters` returns, without the memory of their payloads; raises as it does."""
+        found = self._letters(source, table, ["dead_letter_id", "outcome"])
+        latest = {record["dead_letter_id"]: record["outcome"] == "open" for record in found}
+        return {letter for letter, is_open in latest.items() if is_open}
+
+    def _letters(self, source: str, table: str, columns: list[str] | None) -> Iterator[dict[str, Any]]:
+        """What became of a table's dead letters, oldest first."""
         letters = set(self.storage.names(f"dead_letter/{source}/{table}"))
         for batch in self.batches(source, table) if letters else ():
             name = letters_of(batch)
             if name in letters and self.manifest(batch)["dead_letters"]:
                 try:
                     with self.storage.open(name) as file:
-                        records = pq.ParquetFile(file).read().to_pylist()
+                        records = pq.ParquetFile(file).read(columns=columns)
                 except (OSError, pa.ArrowException) as error:
                     raise IngestionError(
                         f"{self.root}/{name} cannot be read ({type(error).__name__}); restore it from a copy"
                     ) from None
-                latest |= {record["dead_letter_id"]: DeadLetter(**record) for record in records}
-        return [letter for letter in latest.values() if letter.outcome == "open"]
+                for block in records.to_batches(LETTERS_AT_ONCE):
+                    yield from block.to_pylist()
 
     def last_extract_date(self) -> date | None:
         """The latest extract_date of any table, None in an empty lake."""
@@ -380,7 +390,7 @@ class BatchWriter:
         # A lake that cannot be written to is found before anything is read.
         self._data.open()
         self._pending_letters: list[DeadLetter] = []
-        self._known_letters: dict[str, DeadLetter] | None = None
+        self._known_letters: set[str] | None = None
 
     @property
     def bytes(self) -> int:
@@ -424,8 +434,7 @@ class BatchWriter:
         identity = "\0".join((self.table.name, origin, payload))
         letter_id = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
         if self._known_letters is None:
-            letters = self._lake.dead_letters(self.table.source, self.table.table)
-            self._known_letters = {letter.dead_letter_id: letter for letter in letters}
+            self._known_letters = self._lake.dead_letter_ids(self.table.source, self.table.table)
         if letter_id in self._known_letters:
             self.skipped += 1
             return
@@ -433,7 +442,7 @@ class BatchWriter:
         letter = DeadLetter(
             letter_id, self.table.name, origin, reason, payload, 1, self._started_at, self._started_at, "open"
         )
-        self._known_letters[letter_id] = letter
+        self._known_letters.add(letter_id)
         self._post(letter)
 
     def reject_again(self, letter: DeadLetter, reason: str) -> None:

@@ -10,13 +10,12 @@ does wait is DDL on that table, and writers queue behind DDL that waits: migrati
 
 import json
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, timedelta
-from functools import reduce
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 import adbc_driver_manager
@@ -24,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from adbc_driver_manager import _reader
 
+from ingestion.background import Background
 from ingestion.config import TableConfig
 from ingestion.errors import ConfigurationError, IngestionError
 from ingestion.postgres_driver import open_database, with_our_name
@@ -216,27 +216,15 @@ def _blocks(connection: adbc_driver_manager.AdbcConnection, query: str) -> Itera
 
 
 def _fetched_ahead(blocks: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The blocks, each but the first fetched while the one before is in use."""
-    # concurrent.futures would do, but importing it takes longer than most increments' blocks.
-    fetched: list[pa.RecordBatch | BaseException | None] = []
-
-    def fetch() -> None:
-        try:
-            fetched.append(next(blocks, None))
-        except BaseException as error:
-            fetched.append(error)
-
-    fetch()
-    while isinstance(block := fetched.pop(), pa.RecordBatch):
-        thread = threading.Thread(target=fetch)
-        thread.start()
+    """The blocks, each fetched while the one before is in use."""
+    fetched = Background(partial(next, blocks, None))
+    while (block := fetched.result()) is not None:
+        fetched = Background(partial(next, blocks, None))
         try:
             yield block
         finally:
             # Nothing is closed while a thread reads from it.
-            thread.join()
-    if block is not None:
-        raise block
+            fetched.join()
 
 
 def _fetch(connection: adbc_driver_manager.AdbcConnection, query: str) -> list[tuple[Any, ...]]:
@@ -336,23 +324,25 @@ def extract(table: TableConfig, run: "Run", out: "BatchWriter") -> None:
     ordering = next(c for c in columns if c.name == table.cursor)
     cursor = quoted(table.cursor)
     where = "true"
-    landed = []
+    known: list[Callable[[], pa.Table]] = []
     if out.watermark_from:
         since = out.watermark_from - timedelta(seconds=table.options.get("overlap_seconds", 3600))
         if pa.types.is_date(ordering.type):
             since = since.replace(hour=0, minute=0, second=0, microsecond=0)
-        landed.append(run.lake.landed_since(table, since, out.schema.names))
+        known.append(partial(run.lake.landed_since, table, since, out.schema.names))
         where = f"{cursor} >= '{since.astimezone(UTC).isoformat()}'"
     if ordering.nullable:
-        landed.append(run.lake.landed_without_cursor(table, out.schema.names))
+        known.append(partial(run.lake.landed_without_cursor, table, out.schema.names))
         where = f"({where} or {cursor} is null)"
     unfit = 0
+    # Read while PostgreSQL answers.
+    landed = Background(lambda: [rows() for rows in known])
     # Closed at once when writing fails, so that no COPY is left running.
     with closing(read(run.postgres, table, columns, where)) as blocks:
         for rows, left_out in blocks:
             unfit += left_out
             out.extracted += rows.num_rows + left_out
-            new = _not_landed(rows, landed, table.key)
+            new = _not_landed(rows, landed.result(), table.key)
             out.skip(rows.num_rows - new.num_rows)
             out.write(new)
     if unfit:

@@ -101,7 +101,7 @@ def _of_lake(lake: Lake, table: TableConfig, last: dict[str, Any]) -> TableStatu
             for m in manifests[: -BATCHES - 1 : -1]
         ],
         watermark=newest.get("watermark_to"),
-        open_dead_letters=len(lake.dead_letters(table.source, table.table)),
+        open_dead_letters=len(lake.dead_letter_ids(table.source, table.table)),
         drift={m["batch_id"]: m["drift"] for m in manifests if m.get("drift")},
         failure=last.get("error"),
         failed_at=last.get("at") if last.get("error") else None,

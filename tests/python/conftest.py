@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import forked_dbt
+import psycopg
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+from sandbox.postgres import Postgres
 
 ROOT = Path(__file__).resolve().parents[2]
 DBT = Path(sys.executable).with_name("dbt")
@@ -209,6 +212,25 @@ def new_folder() -> Iterator[Callable[[str], Path]]:
     """
     with tempfile.TemporaryDirectory(prefix="credit-lakehouse-") as root:
         yield lambda name: Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root))
+
+
+@pytest.fixture(scope="session")
+def server(new_folder: Callable[[str], Path]) -> Iterator[str]:
+    """The DSN of a PostgreSQL."""
+    folder = new_folder("postgres")
+    with (folder / "log").open("wb") as log:
+        postgres = Postgres(folder / "pgdata", log)
+        yield postgres.dsn
+        postgres.stop()
+
+
+@pytest.fixture
+def app_schema(server: str) -> Iterator[psycopg.Connection]:
+    """A connection to that PostgreSQL, whose schema `app` is empty."""
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute("drop schema if exists app cascade")
+        connection.execute("create schema app")
+        yield connection
 
 
 @pytest.fixture(scope="session")

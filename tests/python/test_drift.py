@@ -1,6 +1,5 @@
 """Schema drift: what evolves is read together with what landed before, what cannot fails before it lands."""
 
-from collections.abc import Callable, Iterator
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -15,34 +14,21 @@ from ingestion import drift
 from ingestion.lake import Lake
 from ingestion.run import run
 from ingestion.settings import Settings
-from sandbox.postgres import Postgres
 
 DAYS = [date(2026, 1, d) for d in range(1, 20)]
 
 
-@pytest.fixture(scope="module")
-def server(new_folder: Callable[[str], Path]) -> Iterator[str]:
-    folder = new_folder("postgres")
-    with (folder / "log").open("wb") as log:
-        postgres = Postgres(folder / "pgdata", log)
-        yield postgres.dsn
-        postgres.stop()
-
-
 @pytest.fixture
-def database(server: str) -> Iterator[psycopg.Connection]:
+def database(app_schema: psycopg.Connection) -> psycopg.Connection:
     """A table with two rows; tests change its columns."""
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute("drop schema if exists app cascade")
-        connection.execute("create schema app")
-        connection.execute(
-            "create table app.things (id int primary key, n int, amount numeric(14, 2), short varchar(10), ratio real,"
-            " updated_at timestamptz not null)"
-        )
-        connection.execute(
-            "insert into app.things select i, i, i * 1.01, 's' || i, i / 2.0, '2025-01-01' from generate_series(1, 2) i"
-        )
-        yield connection
+    app_schema.execute(
+        "create table app.things (id int primary key, n int, amount numeric(14, 2), short varchar(10), ratio real,"
+        " updated_at timestamptz not null)"
+    )
+    app_schema.execute(
+        "insert into app.things select i, i, i * 1.01, 's' || i, i / 2.0, '2025-01-01' from generate_series(1, 2) i"
+    )
+    return app_schema
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -24,7 +23,6 @@ from ingestion.lake import MANIFEST_KEY, BatchWriter, Lake
 from ingestion.log import Reporter
 from ingestion.run import Landed, run
 from ingestion.settings import Secret, Settings
-from sandbox.postgres import Postgres
 
 TABLE = """
     create table app.things (
@@ -49,24 +47,11 @@ THINGS = TableConfig(
 (EVENTS,) = select_tables(load_sources(), ["app_log.events"])
 
 
-@pytest.fixture(scope="module")
-def server(new_folder: Callable[[str], Path]) -> Iterator[str]:
-    """The DSN of a PostgreSQL of this module's own."""
-    folder = new_folder("postgres")
-    with (folder / "log").open("wb") as log:
-        postgres = Postgres(folder / "pgdata", log)
-        yield postgres.dsn
-        postgres.stop()
-
-
 @pytest.fixture
-def database(server: str) -> Iterator[psycopg.Connection]:
+def database(app_schema: psycopg.Connection) -> psycopg.Connection:
     """A connection to a fresh schema `app` with the table `things`."""
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute("drop schema if exists app cascade")
-        connection.execute("create schema app")
-        connection.execute(TABLE)
-        yield connection
+    app_schema.execute(TABLE)
+    return app_schema
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from ingestion.__main__ import main
 from ingestion.errors import ConfigurationError
 from ingestion.lake import Lake
 from ingestion.settings import Settings
-from sandbox.postgres import Postgres
 
 SOURCES = """
 app:
@@ -33,28 +32,16 @@ app:
 """
 
 
-@pytest.fixture(scope="module")
-def server(new_folder: Callable[[str], Path]) -> Iterator[str]:
-    folder = new_folder("postgres")
-    with (folder / "log").open("wb") as log:
-        postgres = Postgres(folder / "pgdata", log)
-        yield postgres.dsn
-        postgres.stop()
-
-
 @pytest.fixture
-def database(server: str) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute("drop schema if exists app cascade")
-        connection.execute("create schema app")
-        for name in ("things", "others"):
-            connection.execute(
-                f"create table app.{name} (id int primary key, name text, amount numeric(14, 2), updated_at timestamptz)"
-            )
-        connection.execute(
-            "insert into app.things select i, 'Maria', i, '2025-01-01' from generate_series(1, 100) as i"
+def database(app_schema: psycopg.Connection) -> psycopg.Connection:
+    for name in ("things", "others"):
+        app_schema.execute(
+            f"create table app.{name} (id int primary key, name text, amount numeric(14, 2), updated_at timestamptz)"
         )
-        yield connection
+    app_schema.execute(
+        "insert into app.things select i, 'Maria', i, '2025-01-01' from generate_series(1, 100) as i"
+    )
+    return app_schema
 
 
 @pytest.fixture

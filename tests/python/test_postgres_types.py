@@ -3,7 +3,7 @@
 import json
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -21,7 +21,6 @@ from ingestion.config import TableConfig
 from ingestion.lake import DeadLetter, Lake
 from ingestion.run import Landed, run
 from ingestion.settings import Settings
-from sandbox.postgres import Postgres
 
 SEED = int(os.environ.get("SEED") or random.randrange(2**32))
 LAST_MICROSECOND = 2**63 - 2  # DuckDB reads the one after it as infinity
@@ -207,21 +206,10 @@ THINGS = TableConfig(
 # ---------------------------------------------------------------- the server and the lake
 
 
-@pytest.fixture(scope="module")
-def server(new_folder: Callable[[str], Path]) -> Iterator[str]:
-    folder = new_folder("types")
-    with (folder / "log").open("wb") as log:
-        postgres = Postgres(folder / "pgdata", log)
-        yield postgres.dsn
-        postgres.stop()
-
-
 @pytest.fixture
-def database(server: str) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute("set timezone = 'UTC'; set intervalstyle = 'iso_8601'")
-        connection.execute("drop schema if exists app cascade; create schema app")
-        yield connection
+def database(app_schema: psycopg.Connection) -> psycopg.Connection:
+    app_schema.execute("set timezone = 'UTC'; set intervalstyle = 'iso_8601'")
+    return app_schema
 
 
 @pytest.fixture

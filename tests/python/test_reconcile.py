@@ -3,7 +3,6 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -15,30 +14,17 @@ from ingestion.lake import BatchWriter, Lake
 from ingestion.run import backfill, run
 from ingestion.settings import Settings
 from ingestion.verify import verify
-from sandbox.postgres import Postgres
 
 NEXT_DAY = date(2026, 1, 1)
 
 
-@pytest.fixture(scope="module")
-def server(new_folder: Callable[[str], Path]) -> Iterator[str]:
-    folder = new_folder("postgres")
-    with (folder / "log").open("wb") as log:
-        postgres = Postgres(folder / "pgdata", log)
-        yield postgres.dsn
-        postgres.stop()
-
-
 @pytest.fixture
-def database(server: str) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute("drop schema if exists app cascade")
-        connection.execute("create schema app")
-        connection.execute(
-            "create table app.things (id bigint primary key, ref uuid, name text, amount numeric(14, 2), labels text[],"
-            " updated_at timestamptz)"
-        )
-        yield connection
+def database(app_schema: psycopg.Connection) -> psycopg.Connection:
+    app_schema.execute(
+        "create table app.things (id bigint primary key, ref uuid, name text, amount numeric(14, 2), labels text[],"
+        " updated_at timestamptz)"
+    )
+    return app_schema
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from ingestion.lake import MANIFEST_KEY, BatchWriter, Lake, _ParquetFile
 from ingestion.run import run
 from ingestion.settings import Settings
 from ingestion.verify import FINDINGS_SHOWN, Verified, report, verify
-from sandbox.postgres import Postgres
 
 OPTIONS = {"schema": "app", "overlap_seconds": 3600}
 THINGS = TableConfig("app", "things", "postgres", ("id", "part"), "updated_at", options=OPTIONS)
@@ -31,29 +30,17 @@ SECRETS = TableConfig(
 DAY = date(2026, 1, 1)
 
 
-@pytest.fixture(scope="module")
-def server(new_folder: Callable[[str], Path]) -> Iterator[str]:
-    folder = new_folder("postgres")
-    with (folder / "log").open("wb") as log:
-        postgres = Postgres(folder / "pgdata", log)
-        yield postgres.dsn
-        postgres.stop()
-
-
 @pytest.fixture
-def database(server: str) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute("drop schema if exists app cascade")
-        connection.execute("create schema app")
-        connection.execute(
-            "create table app.things (id bigint, part text, name text, amount numeric(14, 2), labels text[],"
-            " updated_at timestamptz not null, primary key (id, part))"
-        )
-        connection.execute(
-            "insert into app.things select i, 'p' || i % 3, 'Maria ' || i, i / 7.0, array['a', null],"
-            " timestamptz '2025-01-01' + i * interval '1 minute' from generate_series(1, 500) as i"
-        )
-        yield connection
+def database(app_schema: psycopg.Connection) -> psycopg.Connection:
+    app_schema.execute(
+        "create table app.things (id bigint, part text, name text, amount numeric(14, 2), labels text[],"
+        " updated_at timestamptz not null, primary key (id, part))"
+    )
+    app_schema.execute(
+        "insert into app.things select i, 'p' || i % 3, 'Maria ' || i, i / 7.0, array['a', null],"
+        " timestamptz '2025-01-01' + i * interval '1 minute' from generate_series(1, 500) as i"
+    )
+    return app_schema
 
 
 @pytest.fixture(params=["folder", "s3"])

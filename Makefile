@@ -111,6 +111,10 @@ soak-apis: setup-dev ## 100 API runs killed with -9, then every fault of the API
 soak-warehouse: setup-dev ## 30 dirty days of three worlds: built day by day, killed, compared (SOAK="--seeds 1")
 	@$(BIN)/python tests/python/campaign.py --seeds 3 --days 30 $(SOAK)
 
+.PHONY: guards
+guards: setup-dev ## Take each guard out of a copy and see its test fail (GUARDS="lease verify")
+	@$(BIN)/python -m tests.guards $(GUARDS)
+
 ##@ Help
 .PHONY: help
 help: ## This list

@@ -160,6 +160,19 @@ def test_a_row_committed_after_the_watermark_passed_is_found(
     assert len(landed(settings, "id")) == 11
 
 
+def test_rows_of_the_watermarks_own_moment_are_found(
+    database: psycopg.Connection, settings: Settings
+) -> None:
+    insert(database, 1, 10)
+    # GIVEN no overlap: the next run begins at the watermark itself
+    things = TableConfig(**{**vars(THINGS), "options": {**THINGS.options, "overlap_seconds": 0}})
+    assert land(settings, things)[0].rows == 10
+    # WHEN more rows are stamped with the highest time that landed, THEN they land, and only they
+    insert(database, 11, 12)
+    assert land(settings, things)[0].rows == 2
+    assert len(landed(settings, "id")) == 12
+
+
 def test_all_tables_see_one_snapshot(database: psycopg.Connection, server: str, settings: Settings) -> None:
     # GIVEN two tables that a writer changes together, after the run has begun to read the first
     database.execute("create table app.others (id bigint primary key, updated_at timestamptz not null)")
@@ -194,7 +207,17 @@ def test_an_empty_table_that_should_have_rows_fails(database: psycopg.Connection
     (result,) = land(settings)
     assert "app.things has no rows" in result.error
     assert not list(Path(settings.lake).glob("raw/**/*.parquet"))
-    # one that may be empty lands a typed file without rows
+    # nor may it lose its rows
+    insert(database, 1, 3)
+    assert land(settings)[0].rows == 3
+    database.execute("truncate app.things")
+    (result,) = land(settings, day=date(2026, 1, 1))
+    assert "app.things has no rows" in result.error
+
+
+def test_an_empty_table_that_may_be_empty_lands_a_typed_file(
+    database: psycopg.Connection, settings: Settings
+) -> None:
     allowed = TableConfig(**{**vars(THINGS), "may_be_empty": True})
     assert land(settings, allowed)[0].error is None
     assert landed(settings) == []

@@ -96,6 +96,10 @@ def _problem(table: TableConfig) -> str | None:
         return "names in the lake are lower case letters, digits and _ (`relation` names the source's table)"
     if table.cursor is None and table.kind != "postgres":
         return "only PostgreSQL tables can do without a cursor"
+    if not isinstance(table.may_be_empty, bool):
+        return "may_be_empty must be true or false"
+    if not isinstance(table.options.get("pii", False), bool | dict | list):
+        return "pii must be true, false, or name columns"
     renamed = table.options.get("rename", {})
     if not isinstance(renamed, dict) or {*renamed, *renamed.values()} & {*table.key, table.cursor}:
         return "rename must be {column: name}, and neither the key nor the cursor"

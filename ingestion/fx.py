@@ -191,9 +191,12 @@ def _first_day(table: TableConfig, currency: str, landed: pa.Table) -> date:
 
 def _start_date(table: TableConfig) -> date:
     start = table.options.get("start_date")
-    if isinstance(start, datetime) or not isinstance(start, date):
-        raise IngestionError(f"{table.name}: start_date in sources.yml must be a date such as 2024-01-01")
-    return start
+    try:
+        return date.fromisoformat(str(start))
+    except ValueError:
+        raise IngestionError(
+            f"{table.name}: start_date in sources.yml must be a date such as 2024-01-01"
+        ) from None
 
 
 def _bulletins(service: HttpService, currency: str, first: date, last: date) -> Iterator[Any]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pyarrow as pa
@@ -26,6 +26,7 @@ from ingestion.config import TableConfig
 from ingestion.errors import IngestionError
 from ingestion.lake import TIMESTAMP
 
+T = TypeVar("T")
 TYPES = {
     "text": pa.string(),
     "bigint": pa.int64(),
@@ -96,10 +97,10 @@ class Layout:
         """
         options = table.options
 
-        def choice(name: str, default: str, allowed: Iterable[str]) -> str:
+        def choice(name: str, default: T, allowed: Iterable[T]) -> T:
             value = options.get(name, default)
             if value not in allowed:
-                raise _wrong(table, f"{name} must be one of {', '.join(allowed)}")
+                raise _wrong(table, f"{name} must be one of {', '.join(map(str, allowed)).lower()}")
             return value
 
         columns = options.get("columns")
@@ -123,7 +124,7 @@ class Layout:
             variants=tuple(_variant(table, *v) for v in (options.get("variants") or {}).items()),
             delimiter=delimiter,
             decimal_comma=choice("decimal", ".", (".", ",")) == ",",
-            header=bool(options.get("header", True)),
+            header=choice("header", True, (True, False)),
             max_line_bytes=limit,
         )
         names = {c.name for c in layout.columns}
@@ -159,12 +160,14 @@ def _column(table: TableConfig, name: str, entry: Any) -> Column:
     numeric = _NUMERIC.fullmatch(str(kind))
     if not numeric and kind not in TYPES:
         raise _wrong(table, f"column {name}: type must be one of {', '.join(TYPES)}, numeric(p,s)")
+    if not isinstance(entry.get("required", False), bool):
+        raise _wrong(table, f"column {name}: required must be true or false")
     try:
         return Column(
             name,
             "numeric" if numeric else kind,
             pa.decimal128(*map(int, numeric.groups())) if numeric else TYPES[kind],
-            bool(entry.get("required", False)),
+            entry.get("required", False),
             ZoneInfo(entry["zone"]) if "zone" in entry else None,
             entry.get("format"),
         )

@@ -218,13 +218,13 @@ def _blocks(connection: adbc_driver_manager.AdbcConnection, query: str) -> Itera
 def _fetched_ahead(blocks: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The blocks, each fetched while the one before is in use."""
     fetched = Background(partial(next, blocks, None))
-    while (block := fetched.result()) is not None:
-        fetched = Background(partial(next, blocks, None))
-        try:
+    try:
+        while (block := fetched.result()) is not None:
+            fetched = Background(partial(next, blocks, None))
             yield block
-        finally:
-            # Nothing is closed while a thread reads from it.
-            fetched.join()
+    finally:
+        # Nothing is closed while a thread reads from it.
+        fetched.join()
 
 
 def _fetch(connection: adbc_driver_manager.AdbcConnection, query: str) -> list[tuple[Any, ...]]:

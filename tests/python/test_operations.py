@@ -161,6 +161,9 @@ def test_what_is_configured_wrong_ends_with_2(
         ("things: {key: [id], cursor: updated_at, expect_rows: hourly}", "expect_rows"),
         ("../things: {key: [id], cursor: updated_at}", "names in the lake"),
         ("things: {cursor: updated_at}", "key"),
+        # texts in YAML 1.2
+        ("things: {key: [id], cursor: updated_at, may_be_empty: no}", "may_be_empty"),
+        ("things: {key: [id], cursor: updated_at, pii: yes}", "pii"),
     ],
 )
 def test_an_entry_that_is_wrong_ends_with_2_and_is_named(command, capsys, entry: str, message: str) -> None:

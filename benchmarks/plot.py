@@ -17,7 +17,9 @@ ratio.axhline(2, color="grey", linestyle=":")
 memory.axhline(400, color="grey", linestyle=":")
 ratio.set(title="time, in COPY BINARY to /dev/null", xlabel="million rows", xscale="log", yscale="log")
 memory.set(title="peak memory of the client, MB", xlabel="million rows", xscale="log", ylim=0)
+ratio.set_yticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])
 for axes in (ratio, memory):
+    axes.minorticks_off()
     ticks = [s["rows"] / 1e6 for s in results["sizes"]]
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,12 +1,14 @@
 """Typed rows out of lines of JSON: a block of lines at a time where they are regular, one by one where not.
 
-`JsonParser._of_line` defines what is right. `JsonParser._of_block` finds the fields of all lines of a block
-without an object per line: it takes those it can be certain of, with equal values, and names the others.
+`JsonParser._of_line` defines what is right. `JsonParser._regular` decodes all lines of a block at once, and
+takes those of which it is certain to have the same values. A decoder passes over fields that it does not
+know, and of one that is given twice it takes the last; but each field that it found takes so many octets at
+least, spaces aside. A line that has no more than these holds nothing else.
 """
 
 import json
 import re
-from dataclasses import dataclass
+from collections import Counter
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -14,22 +16,20 @@ import pyarrow.compute as pc
 
 from ingestion.lines import EXTRA, VARIANT, BadRecord, Layout, Parsed, Variant, finish, transcode, typed
 
-_QUOTED_TEXT = ("text", "date", "timestamptz")
+_ARROW_TYPES = {
+    "text": pa.string(),
+    "bigint": pa.int64(),
+    "boolean": pa.bool_(),
+    "date": pa.string(),
+    "timestamptz": pa.string(),
+}
+"""Kinds whose values JSON has a type for, with the size of a value known by it."""
 _MOST_EXTRAS = 64
-"""Unknown names that a block may have: where there are more, they are data, and nothing is made of each."""
-_ROUNDS = 4
-_TILE = 128 * 1024
-# Whether such a quote ends its string depends on how many backslashes there are.
-_ESCAPED_ESCAPE = b'\\\\"'
-_LINE_END = ord("\n") | 32
-
-
-class _Odd(Exception):
-    """Some lines of a block, counted from 0, must be looked at one by one."""
-
-    def __init__(self, lines: Any) -> None:
-        super().__init__()
-        self.lines = lines
+"""Unknown names that are looked for in blocks: where there are more, they are data."""
+_OFTEN = 8  # they are learnt when they are in one of so many lines that were looked at one by one
+_ODD_NAME = re.compile(r'[."\\\x00-\x1f]')
+_NUMBER = "^-?[0-9]"
+_NUMBER_OR_TEXT = r'^(-?[0-9]|"[^\\]*$)'
 
 
 class JsonParser:
@@ -38,35 +38,36 @@ class JsonParser:
     def __init__(self, layout: Layout, variants: tuple[Variant, ...]) -> None:
         import msgspec
 
-        types = {
-            "text": str,
-            "bigint": Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
-            "double": float,
-            "boolean": bool,
-            "date": str,
-            "timestamptz": str,
-        }
+        types = _json_types() | {"double": float}
         self._layout = layout
         self._variants = variants
         self._decoders = [
             msgspec.json.Decoder(types[c.kind] | None if c.kind in types else msgspec.Raw)
             for c in layout.columns
         ]
-        self._fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
-        self._any_object = msgspec.json.Decoder(msgspec.defstruct("AnyObject", [], gc=False))
+        self._any_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
         # Which field fills which column is known of a block when it does not depend on the record.
         names = self._names(variants[0] if variants else None)
-        self._block_names = (
-            None
-            if any(v.where for v in variants)
-            or len(set(names)) < len(names)
-            or any("." in n or re.search(r'["\\\x00-\x1f]', n) for n in names)
-            else names
+        self._has_blocks = (
+            not any(v.where for v in variants)
+            and len(set(names)) == len(names)
+            and not any(map(_ODD_NAME.search, names))
         )
+        self._kinds: dict[str, str | None] = dict(zip(names, (c.kind for c in layout.columns), strict=True))
+        if self._has_blocks:
+            self._fields = _BlockFields(self._kinds, [])
 
     def _names(self, variant: Variant | None) -> list[str]:
         mapped = variant.fields if variant else {}
         return [mapped.get(c.name, c.name) for c in self._layout.columns]
+
+    def _notice(self, unknown: Counter[str], records: int) -> None:
+        """Look in the blocks that come for the names that are often unknown in records of this one."""
+        extras = self._fields.extras
+        often = [n for n, times in unknown.items() if times * _OFTEN >= records and n not in extras]
+        if often := [n for n in often if not _ODD_NAME.search(n)][: _MOST_EXTRAS - len(extras)]:
+            # Replaced whole: another thread's block goes on with those it began with.
+            self._fields = _BlockFields(self._kinds, sorted([*extras, *often]))
 
     def payload(self, record: bytes) -> bytes:
         """A record as a document of its own: itself."""
@@ -81,41 +82,17 @@ class JsonParser:
             # Lines that are no text stay out, as if they were blank.
             lines = [b"" if i in bad else line for i, line in enumerate(data.split(b"\n"))]
             utf8 = b"\n".join(lines).decode(self._layout.encoding).encode()
-        columns, wrong, left, odd = self._regular(utf8)
-        bad |= {int(left[place]): reason for place, reason in wrong.items()}
-        if len(odd):
+        columns, wrong, numbers, odd = self._regular(utf8)
+        bad |= wrong
+        if odd:
             lines = utf8.split(b"\n")
             one_by_one, places = self._of_lines({i: lines[i] for i in odd if i not in bad}, bad)
             columns = {n: pa.concat_arrays([columns[n], one_by_one[n]]) for n in columns}
-            left = np.concatenate([left, np.array(places, np.int64)])
-            order = np.argsort(left)
+            numbers = np.concatenate([numbers, np.array(places, np.int64)])
+            order = np.argsort(numbers)
             columns = {n: array.take(pa.array(order)) for n, array in columns.items()}
-            left = left[order]
-        return finish(self._layout, columns, pa.array(left), bad)
-
-    def _regular(self, data: bytes) -> tuple[dict[str, pa.Array], dict[int, str], Any, list[int]]:
-        """The columns of the regular lines, what is wrong in them, their numbers, and those of the others."""
-        import numpy as np
-
-        left, odd, lines = None, [], []
-        block = data
-        for _ in range(_ROUNDS if self._block_names else 0):
-            if not block:
-                break
-            try:
-                columns, wrong = self._of_block(block)
-            except _Odd as found:
-                if left is None:
-                    lines = data.split(b"\n")[:-1]
-                    left = np.arange(len(lines))
-                odd += left[found.lines].tolist()
-                left = left[~found.lines]
-                block = b"".join(lines[i] + b"\n" for i in left)
-            else:
-                left = np.arange(len(columns[EXTRA])) if left is None else left
-                return columns, wrong, left, sorted(odd)
-        nothing = {f.name: pa.array([], f.type) for f in self._layout.schema}
-        return nothing, {}, np.empty(0, np.int64), list(range(data.count(b"\n")))
+            numbers = numbers[order]
+        return finish(self._layout, columns, pa.array(numbers), bad)
 
     # ------------------------------------------------------------ one by one
 
@@ -132,14 +109,16 @@ class JsonParser:
                     bad[number] = str(error)
         numbers = list(records)
         columns: dict[str, pa.Array] = {}
-        arrow = {"bigint": pa.int64(), "double": pa.float64(), "boolean": pa.bool_()}
         for i, column in enumerate(self._layout.columns):
-            values = pa.array([r[0][i] for r in records.values()], arrow.get(column.kind, pa.string()))
+            arrow = pa.float64() if column.kind == "double" else _ARROW_TYPES.get(column.kind, pa.string())
+            values = pa.array([r[0][i] for r in records.values()], arrow)
             columns[column.name], places = _typed(column, values)
             for place in places:
                 bad.setdefault(numbers[place], f"{column.name} is no {column.kind}")
         if self._layout.variants:
             columns[VARIANT] = pa.array([r[2] for r in records.values()], pa.string())
+        if self._has_blocks:
+            self._notice(Counter(name for r in records.values() for name in r[1]), len(records))
         extra = [_object_of(r[1]) if r[1] else None for r in records.values()]
         columns[EXTRA] = pa.array(extra, pa.string())
         return columns, numbers
@@ -153,7 +132,7 @@ class JsonParser:
         import msgspec
 
         try:
-            fields = self._fields.decode(line)
+            fields = self._any_fields.decode(line)
             names = json.loads(line, object_pairs_hook=list, parse_int=str, parse_float=str)
         except msgspec.ValidationError:
             raise BadRecord("no JSON object") from None
@@ -188,261 +167,222 @@ class JsonParser:
 
     # ------------------------------------------------------------ a block at a time
 
-    def _of_block(self, data: bytes) -> tuple[dict[str, pa.Array], dict[int, str]]:
-        """The columns of all lines of a block, and what is wrong in which line.
-
-        Raises:
-            _Odd: lines to look at one by one.
-        """
+    def _regular(self, data: bytes) -> tuple[dict[str, pa.Array], dict[int, str], Any, list[int]]:
+        """The columns of the regular lines, what is wrong in which line, their numbers, and the odd lines."""
         import numpy as np
 
-        fields = self._scan(data)
-        odd = np.zeros(fields.lines, bool)
-        occurrences = fields.of_name
-        unknown = sorted(occurrences.keys() - set(self._block_names))
-        for name, at in occurrences.items():
-            rows = fields.line[at]
-            odd[rows[1:][rows[1:] == rows[:-1]]] = True  # a field is there twice
-            if "\\" in name or (len(unknown) > _MOST_EXTRAS and name in unknown):
-                odd[rows] = True
-        if odd.any():
-            raise _Odd(odd)
+        octets = np.frombuffer(data, np.uint8)
+        ends = np.flatnonzero(octets == 10)
+        starts = np.concatenate([[0], ends[:-1] + 1])[: len(ends)]
+        last = ends - 1 - (octets[ends - 1] == 13)
+        # "}" and "{" never meet within a value: where every line is {...}, none goes over a line's end.
+        numbers = np.flatnonzero((octets[starts] == 123) & (octets[last] == 125))
+        lines = _Block(data, len(ends))
+        fields, records = None, []
+        if self._has_blocks:
+            fields = self._fields
+            records = _decoded(fields.by_kind.decoder, lines.only(numbers), len(numbers))
+        if None in records:
+            numbers = numbers[[record is not None for record in records]]
+            records = [record for record in records if record is not None]
+        if not records:
+            nothing = {f.name: pa.array([], f.type) for f in self._layout.schema}
+            return nothing, {}, np.empty(0, np.int64), list(range(len(ends)))
+        spaces = np.diff(np.searchsorted(np.flatnonzero(octets == 32), ends), prepend=0)
+        sizes = (last + 1 - starts - spaces)[numbers]
+        arrays, least = fields.by_kind.columns(records)
+        is_odd = least != sizes
+        if is_odd.any():
+            # An escape takes more than the text it means: what came is measured instead.
+            unsure = np.flatnonzero(is_odd)
+            came = fields.as_they_came.decoder.decode_lines(lines.only(numbers[unsure]))
+            is_odd[unsure] = fields.as_they_came.columns(came)[1] != sizes[unsure]
         columns: dict[str, pa.Array] = {}
         wrong: dict[int, str] = {}
-        nowhere = np.empty(0, np.int64)
-        for column, name in zip(self._layout.columns, self._block_names, strict=True):
-            texts = fields.texts(occurrences.get(name, nowhere), column.kind, odd)
-            if odd.any():
-                continue  # every column is looked at: all odd lines are found at once
-            try:
-                columns[column.name], places = _typed(column, texts)
-            except pa.ArrowInvalid:
-                sound = pc.match_substring_regex(texts, "^-?[0-9]{1,18}$").fill_null(True)
-                odd |= ~sound.to_numpy(zero_copy_only=False)
-            else:
-                for place in places:
-                    wrong.setdefault(place, f"{column.name} is no {column.kind}")
-        extra = pa.nulls(fields.lines, pa.string())
-        if unknown and not odd.any():
-            # Arrow leaves rows out where all that it has to join is null: nulls become empty first.
-            parts = [
-                pc.binary_join_element_wise(f',"{name}":', fields.texts(occurrences[name], None, odd), "")
-                for name in unknown
-            ]
-            text = pc.binary_join_element_wise(*(part.fill_null("") for part in parts), "")
-            text = pc.if_else(pc.equal(text, ""), None, pc.utf8_slice_codeunits(text, 1))
-            extra = pc.binary_join_element_wise("{", text, "}", "")
-        if odd.any():
-            raise _Odd(odd)
+        for column, array in zip(self._layout.columns, arrays, strict=False):
+            if column.kind not in _ARROW_TYPES:
+                array = pc.if_else(pc.equal(array, "null"), None, array)
+            if column.kind in ("double", "numeric"):
+                form = _NUMBER if column.kind == "double" else _NUMBER_OR_TEXT
+                fits = pc.match_substring_regex(array, form).fill_null(True)
+                is_odd |= ~fits.to_numpy(zero_copy_only=False)
+                array = pc.utf8_trim(pc.if_else(fits, array, None), '"')
+            if column.kind == "double":
+                array = _floats(array)
+                is_odd |= ~pc.is_finite(array).fill_null(True).to_numpy(zero_copy_only=False)
+            columns[column.name], places = _typed(column, array)
+            for place in places:
+                wrong.setdefault(place, f"{column.name} is no {column.kind}")
         if self._layout.variants:
             variant = self._variants[0].name if self._variants else None
-            columns[VARIANT] = pa.repeat(pa.scalar(variant, pa.string()), fields.lines)
-        columns[EXTRA] = extra
-        return columns, wrong
+            columns[VARIANT] = pa.repeat(pa.scalar(variant, pa.string()), len(records))
+        columns[EXTRA] = _objects(fields.extras, arrays[len(self._layout.columns) :], len(records))
+        wrong = {int(numbers[place]): reason for place, reason in wrong.items() if not is_odd[place]}
+        if is_odd.any():
+            keep = pa.array(~is_odd)
+            columns = {name: array.filter(keep) for name, array in columns.items()}
+            numbers = numbers[~is_odd]
+        others = np.ones(len(ends), bool)
+        others[numbers] = False
+        return columns, wrong, numbers, np.flatnonzero(others).tolist()
 
-    def _scan(self, data: bytes) -> "_Fields":
-        """Where the names and values of the fields of each line are.
 
-        Raises:
-            _Odd: lines that are no objects, or not written as usual.
-        """
-        import numpy as np
+class _Block:
+    """Lines one after the other, which are cut only where not all of them are wanted."""
 
-        has_escapes = b"\\" in data
-        if has_escapes and _ESCAPED_ESCAPE in data:
-            raise _Odd(np.array([_ESCAPED_ESCAPE in line for line in data.split(b"\n")[:-1]], bool))
-        count = self._count(data)
-        buffer = pa.py_buffer(data)
-        octets = np.frombuffer(data, np.uint8)
-        places = _marks(octets)
-        kind = octets[places] | 32
-        ends = places[kind == _LINE_END]
-        starts = np.concatenate([[0], ends[:-1] + 1])
-        # Each line is "{...}": then no value goes over a line's end, as "}" and "{" never meet within one.
-        if len(ends) != count or (octets[starts] != 123).any() or (octets[ends - 1] != 125).any():
-            raise _Odd(np.array([not self._is_object(line) for line in data.split(b"\n")[:-1]], bool))
-        is_open, is_close = kind == 123, kind == 125
-        depth = np.cumsum(is_open.view(np.int8) - is_close.view(np.int8), dtype=np.int32)
-        # A field stands between two of these: the brace that begins its line, commas, the brace that ends it.
-        at = np.flatnonzero(((depth == 1) & (is_open | (kind == 44))) | ((depth == 0) & is_close))
-        begins = np.flatnonzero(~is_close[at[:-1]]) if len(at) else at
-        line = np.cumsum(is_close[at], dtype=np.int32)[begins]
-        value_end = places[at[begins + 1]]
-        colon = at[begins] + 1
-        name_start = places[colon - 1] + 1
-        name_start += octets[name_start] == 32
-        name_end = places[colon] - 1
-        value_start = name_end + 2
-        value_start += octets[value_start] == 32
-        usual = (
-            (kind[colon] == 58)
-            & (octets[name_start] == 34)
-            & (octets[name_end] == 34)
-            & (octets[value_start] > 32)
-            & (octets[value_end - 1] > 32)
-        )
-        if not usual.all():
-            odd = np.zeros(count, bool)
-            odd[line[~usual]] = True
-            raise _Odd(odd)
-        name_start += 1
-        of_name = _by_column(octets, name_start, name_end, count) or _by_name(buffer, name_start, name_end)
-        return _Fields(count, buffer, octets, line, of_name, value_start, value_end, has_escapes)
+    def __init__(self, data: bytes, count: int) -> None:
+        self._data = data
+        self._count = count
+        self._lines: list[bytes] = []
 
-    def _count(self, data: bytes) -> int | None:
-        """How many objects there are one after the other, None when it is not only objects."""
+    def only(self, numbers: Any) -> bytes:
+        """The lines of these numbers."""
+        if len(numbers) == self._count:
+            return self._data
+        self._lines = self._lines or self._data.split(b"\n")
+        return b"".join(self._lines[i] + b"\n" for i in numbers)
+
+
+class _BlockFields:
+    """The fields to look for in blocks: those of columns, by kind, and `extras`, names nobody declared."""
+
+    def __init__(self, kinds: dict[str, str | None], extras: list[str]) -> None:
+        kinds = kinds | dict.fromkeys(extras)
+        self.extras = extras
+        self.by_kind = _Fields(kinds)
+        self.as_they_came = _Fields(dict.fromkeys(kinds))
+
+
+class _Fields:
+    """The fields to look for in a block's records, by name, and the kind of each; None: as it came."""
+
+    def __init__(self, kinds: dict[str, str | None]) -> None:
         import msgspec
 
-        try:
-            return len(self._any_object.decode_lines(data))
-        except (msgspec.DecodeError, RecursionError):
-            return None
+        types = {kind: json_type | None | msgspec.UnsetType for kind, json_type in _json_types().items()}
+        self._kinds = kinds
+        record = msgspec.defstruct(
+            "Record",
+            [
+                (f"f{i}", types[kind], msgspec.UNSET)
+                if kind in types
+                else (f"f{i}", msgspec.Raw, msgspec.Raw(b""))
+                for i, kind in enumerate(kinds.values())
+            ],
+            rename={f"f{i}": name for i, name in enumerate(kinds)},
+            gc=False,
+        )
+        self.decoder = msgspec.json.Decoder(record)
 
-    def _is_object(self, line: bytes) -> bool:
-        return line.startswith(b"{") and line.endswith(b"}") and self._count(line) == 1
+    def columns(self, records: list[Any]) -> tuple[list[pa.Array], Any]:
+        """The values of each field, and the least number of octets, spaces aside, that each record takes.
 
-
-@dataclass(frozen=True)
-class _Fields:
-    """The fields of a block of lines, in the order they stand in."""
-
-    lines: int
-    buffer: pa.Buffer
-    octets: Any
-    line: Any
-    of_name: dict[str, Any]
-    """Which of them have a name."""
-    start: Any
-    end: Any
-    has_escapes: bool
-
-    def texts(self, at: Any, kind: str | None, odd: Any) -> pa.Array:
-        """Values of one name as text, one for each line; in `odd` are marked the lines of another type.
-
-        Without a kind they are as they came, null included.
+        Where a record lacks a field it is null; a value without a kind is text as it came, `null` too.
         """
+        import msgspec
         import numpy as np
 
-        line, start, end = self.line[at], self.start[at], self.end[at]
-        first = self.octets[start]
-        is_null, is_text = (first == 110) & (kind is not None), first == 34
-        if kind not in ("json", None):
-            fits = is_null
-            if kind in (*_QUOTED_TEXT, "numeric"):
-                fits = fits | is_text
-            if kind in ("bigint", "double", "numeric"):
-                fits = fits | (first == 45) | ((first >= 48) & (first <= 57))
-            if kind == "boolean":
-                fits = fits | (first == 116) | (first == 102)
-            odd[line[~fits]] = True
-            if odd.any():
-                return pa.nulls(self.lines, pa.string())
-            start, end = start + is_text, end - is_text
-        if len(line) == self.lines and not is_null.any():
-            values = _slices(self.buffer, start, end)
-        else:
-            place, absent = np.zeros(self.lines, np.int64), np.ones(self.lines, bool)
-            place[line], absent[line] = np.arange(len(line)), is_null
-            values = _slices(self.buffer, start, end).take(pa.array(place, mask=absent))
-        return _unescaped(values) if self.has_escapes and kind not in ("json", None) else values
+        arrays = []
+        total = np.ones(len(records), np.int64)  # a brace more than commas
+        fields = zip(*map(msgspec.structs.astuple, records), strict=True)
+        for (name, kind), values in zip(self._kinds.items(), fields, strict=True):
+            array, is_absent = _array(values, _ARROW_TYPES.get(kind))
+            arrays.append(array)
+            if array.type == pa.string():
+                sizes = _octets(array) + (2 if kind in _ARROW_TYPES else 0)
+            elif array.type == pa.bool_():
+                sizes = np.where(array.fill_null(True).to_numpy(zero_copy_only=False), 4, 5)
+            else:
+                sizes = _octets(pc.cast(array, pa.string()))
+            if array.null_count:
+                sizes = np.where(array.is_valid().to_numpy(zero_copy_only=False), sizes, len("null"))
+            sizes = sizes + len(f'"{name}":,'.replace(" ", "").encode())
+            total += sizes if is_absent is None else np.where(is_absent, 0, sizes)
+        return arrays, total
 
 
-def _marks(octets: Any) -> Any:
-    """Where braces, brackets, colons, commas and line ends stand outside strings."""
+def _json_types() -> dict[str, Any]:
+    import msgspec
+
+    whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+    return dict.fromkeys(_ARROW_TYPES, str) | {"bigint": whole, "boolean": bool}
+
+
+def _decoded(decoder: Any, data: bytes, count: int) -> list[Any]:
+    """The record of each of so many lines, None for one that is none; each line is {...}."""
+    import msgspec
+
+    try:
+        records = decoder.decode_lines(data)
+        if len(records) == count:
+            return records
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    if count <= 1:
+        return [None] * count
+    half = data.find(b"\n", len(data) // 2) + 1
+    if half in (0, len(data)):
+        half = data.rfind(b"\n", 0, -1) + 1
+    first = data.count(b"\n", 0, half)
+    return _decoded(decoder, data[:half], first) + _decoded(decoder, data[half:], count - first)
+
+
+def _array(values: tuple[Any, ...], arrow: pa.DataType | None) -> tuple[pa.Array, Any]:
+    """The values of a field, null where there is none, and where that is; None: nowhere."""
+    import msgspec
     import numpy as np
 
-    places = []
-    opened = escaping = False
-    # A tile at a time, what is computed stays in the processor's cache and in memory that is used again.
-    for start in range(0, len(octets), _TILE):
-        tile = octets[start : start + _TILE]
-        quotes = tile == 34
-        slashes = tile == 92
-        if escaping:
-            quotes[0] = False
-        escaping = bool(slashes[-1])
-        if slashes.any():
-            quotes[1:] &= ~slashes[:-1]
-        # 64 octets at a time: each bit becomes the parity of the quotes up to it.
-        bits = np.packbits(quotes, bitorder="little")
-        words = np.pad(bits, (0, -len(bits) % 8)).view("<u8")
-        for shift in (1, 2, 4, 8, 16, 32):
-            words = words ^ (words << np.uint64(shift))
-        before = np.bitwise_xor.accumulate(words >> np.uint64(63))
-        words[1:] ^= before[:-1] * np.uint64(2**64 - 1)
-        if opened:
-            words = ~words
-        opened ^= bool(before[-1])
-        inside = np.unpackbits(words.view(np.uint8), count=len(tile), bitorder="little").view(bool)
-        # Brackets and braces differ in one bit, and with it are like nothing else that JSON may have there.
-        folded = tile | 32
-        marks = (folded == 123) | (folded == 125) | (tile == 44) | (tile == 58) | (tile == 10)
-        places.append((np.flatnonzero(marks & ~inside) + start).astype(np.int32))
-    return np.concatenate(places)
+    if arrow is None:
+        bounds = np.zeros(len(values) + 1, np.int32)
+        np.cumsum(np.fromiter(map(len, values), np.int32, len(values)), out=bounds[1:])
+        is_absent = bounds[1:] == bounds[:-1]
+        valid = pa.py_buffer(np.packbits(~is_absent, bitorder="little")) if is_absent.any() else None
+        buffers = [valid, pa.py_buffer(bounds), pa.py_buffer(b"".join(values))]
+        return pa.Array.from_buffers(pa.string(), len(values), buffers), is_absent if valid else None
+    try:
+        return pa.array(values, arrow), None
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        is_absent = np.array([value is msgspec.UNSET for value in values])
+        return pa.array([None if value is msgspec.UNSET else value for value in values], arrow), is_absent
 
 
-def _by_column(octets: Any, start: Any, end: Any, lines: int) -> dict[str, Any]:
-    """Which fields have a name, where all lines have the same names in the same order; else nothing."""
+def _octets(texts: pa.Array) -> Any:
+    """How many octets but spaces each text takes."""
     import numpy as np
 
-    width, rest = divmod(len(start), lines)
-    if rest:
-        return {}
-    starts, sizes = start.reshape(lines, width), (end - start).reshape(lines, width)
-    if (sizes != sizes[0]).any():
-        return {}
-    found = {}
-    for i, size in enumerate(sizes[0].tolist()):
-        names = octets[starts[:, i, None] + np.arange(size)]
-        if (names != names[0]).any():
-            return {}
-        found[names[0].tobytes().decode()] = slice(i, None, width)
-    return found if len(found) == width else {}
+    _, bounds, content = texts.buffers()
+    sizes = np.diff(np.frombuffer(bounds, np.int32, len(texts) + 1))
+    if content and (np.frombuffer(content, np.uint8) == 32).any():
+        return sizes - pc.count_substring(texts, " ").fill_null(0).to_numpy()
+    return sizes
 
 
-def _by_name(buffer: pa.Buffer, start: Any, end: Any) -> dict[str, Any]:
-    """Which fields have a name."""
-    import numpy as np
-
-    names = _slices(buffer, start, end).dictionary_encode()
-    places = names.indices.to_numpy()
-    return {name: np.flatnonzero(places == i) for i, name in enumerate(names.dictionary.to_pylist())}
-
-
-def _slices(buffer: pa.Buffer, start: Any, end: Any) -> pa.Array:
-    """The texts from each `start` to its `end`, which follow one another."""
-    import numpy as np
-
-    if not len(start):
-        return pa.array([], pa.string())
-    bounds = np.empty((len(start), 2), np.int32)
-    bounds[:, 0], bounds[:, 1] = start, end
-    # Every other one is what stands between two of them.
-    all_texts = pa.Array.from_buffers(pa.string(), bounds.size - 1, [None, pa.py_buffer(bounds), buffer])
-    return all_texts.take(pa.array(np.arange(0, bounds.size, 2, dtype=np.int32)))
+def _objects(names: list[str], values: list[pa.Array], count: int) -> pa.Array:
+    """JSON objects of values as they came, null where there are none."""
+    if not names:
+        return pa.nulls(count, pa.string())
+    # Arrow leaves rows out where all that it has to join is null: nulls become empty first.
+    parts = [
+        pc.binary_join_element_wise(f',"{name}":', array, "").fill_null("")
+        for name, array in zip(names, values, strict=True)
+    ]
+    text = pc.binary_join_element_wise(*parts, "")
+    text = pc.if_else(pc.equal(text, ""), None, pc.utf8_slice_codeunits(text, 1))
+    return pc.binary_join_element_wise("{", text, "}", "")
 
 
-def _unescaped(texts: pa.Array) -> pa.Array:
-    """Inner parts of JSON strings as the texts they mean."""
-    escaped = pc.match_substring(texts, "\\").fill_null(False)
-    if not escaped.true_count:
-        return texts
-    meant = [json.loads(f'"{text}"') for text in texts.filter(escaped).to_pylist()]
-    return pc.replace_with_mask(texts, escaped, pa.array(meant, pa.string()))
+def _floats(texts: pa.Array) -> pa.Array:
+    try:
+        return pc.cast(texts, pa.float64())
+    except pa.ArrowInvalid:
+        return pa.array([None if text is None else float(text) for text in texts.to_pylist()], pa.float64())
 
 
 def _typed(column: Any, values: pa.Array) -> tuple[pa.Array, list[int]]:
-    """The typed values, and the places of those that cannot be held exactly.
-
-    Raises:
-        pa.ArrowInvalid: a whole number is too large, or the like.
-    """
+    """The typed values, and the places of those that cannot be held exactly."""
     if column.kind in ("date", "timestamptz", "numeric"):
         return typed(column, values)
-    array = pc.cast(values, column.type)
-    if column.kind == "double":
-        return array, pc.indices_nonzero(pc.invert(pc.is_finite(array)).fill_null(False)).to_pylist()
-    return array, []
+    return values, []
 
 
 def _matches(variant: Variant, fields: dict[str, Any]) -> bool:

@@ -47,7 +47,7 @@ def main() -> None:
             f"{given.peer} does not exist: install benchmarks/requirements.txt, or say --no-peers"
         )
     machine = page.machine()
-    results: dict[str, list[dict[str, Any]]] = {}
+    results: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     with (
         tempfile.TemporaryDirectory(prefix="bench-apis-") as folder,
         _bureau() as url,
@@ -55,24 +55,12 @@ def main() -> None:
     ):
         for number in range(given.rounds):
             place = Path(folder, str(number))
-            results.setdefault("ingestion", []).append(_ours(place / "lake", dsn, url))
+            results.setdefault((NAMES["ingestion"],), []).append(_ours(place / "lake", dsn, url))
             if not given.no_peers:
-                results.setdefault("dlt", []).append(_dlt(given.peer, place / "dlt", dsn, url))
-    records = results["ingestion"][0]["records"]
-    lines = [
-        f"{records:,} records on {machine}, the API's server among them; median of {given.rounds} rounds, in"
-        " brackets the lowest and the highest.",
-        "",
-        "| tool | seconds | records/s | CPU seconds | peak memory, MB |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    for name, rounds in results.items():
-        seconds, cpu, peak = ([r[k] for r in rounds] for k in ("seconds", "cpu", "peak_mb"))
-        rates = page.span([r["records"] / r["seconds"] for r in rounds], ",.0f")
-        lines.append(
-            f"| {NAMES[name]} | {page.span(seconds, '.1f')} | {rates} | {page.span(cpu, '.1f')}"
-            f" | {max(peak):.0f} |"
-        )
+                results.setdefault((NAMES["dlt"],), []).append(_dlt(given.peer, place / "dlt", dsn, url))
+    records = results[NAMES["ingestion"],][0]["records"]
+    said = f"{records:,} records on {machine}, the API's server among them"
+    lines = page.table(said, ["tool"], "records", results)
     if given.no_peers:
         print("\n".join(lines))
     else:

@@ -67,21 +67,9 @@ def main() -> None:
             for kind in ("plain", "gzip"):
                 for tool, python in tools.items():
                     lake = Path(folder, f"{tool}-{kind}-{number}")
-                    seen.setdefault((tool, kind), []).append(_once(python, tool, Path(folder, kind), lake))
-    lines = [
-        f"{given.events:,} events on {machine}; median of {given.rounds} rounds, in brackets the lowest and"
-        " the highest.",
-        "",
-        "| files | tool | seconds | events/s | CPU seconds | peak memory, MB |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
-    for (tool, kind), uses in seen.items():
-        seconds, cpu, peak = ([u[k] for u in uses] for k in ("seconds", "cpu", "peak_mb"))
-        rates = page.span([given.events / s for s in seconds], ",.0f")
-        lines.append(
-            f"| {kind} | {NAMES[tool]} | {page.span(seconds, '.1f')} | {rates} | {page.span(cpu, '.1f')}"
-            f" | {max(peak):.0f} |"
-        )
+                    used = _once(python, tool, Path(folder, kind), lake) | {"records": given.events}
+                    seen.setdefault((kind, NAMES[tool]), []).append(used)
+    lines = page.table(f"{given.events:,} events on {machine}", ["files", "tool"], "events", seen)
     if given.no_peers:
         print("\n".join(lines))
     else:

@@ -21,6 +21,27 @@ def span(values: list[float], form: str) -> str:
     return middle if low == high else f"{middle} ({low}–{high})"
 
 
+def table(said: str, heads: list[str], records: str, rows: dict[tuple[str, ...], list[dict]]) -> list[str]:
+    """What runs used, in lines: a sentence that ends with how often, and a row for the runs of each kind.
+
+    A run is `records`, `seconds`, `cpu` (seconds) and `peak_mb`; `heads` name what a kind is known by.
+    """
+    rounds = len(next(iter(rows.values())))
+    heads = [*heads, "seconds", f"{records}/s", "CPU seconds", "peak memory, MB"]
+    lines = [
+        f"{said}; median of {rounds} rounds, in brackets the lowest and the highest.",
+        "",
+        f"| {' | '.join(heads)} |",
+        "|" + "---|" * (len(heads) - 4) + "---:|" * 4,
+    ]
+    for kind, runs in rows.items():
+        rates = span([r["records"] / r["seconds"] for r in runs], ",.0f")
+        seconds, cpu = (span([r[k] for r in runs], ".1f") for k in ("seconds", "cpu"))
+        peak = f"{max(r['peak_mb'] for r in runs):.0f}"
+        lines.append(f"| {' | '.join([*kind, seconds, rates, cpu, peak])} |")
+    return lines
+
+
 def write(mark: str, lines: list[str]) -> None:
     """Print some lines, and put them between the two marks of their name on the page."""
     text = "\n".join(lines)

@@ -9,6 +9,7 @@ from tempfile import SpooledTemporaryFile
 from typing import IO, Any, Protocol
 
 from ingestion.errors import IngestionError
+from ingestion.storage import error_code
 
 UNFINISHED = (".tmp", ".part")
 KEEP_BYTES = 1024 * 1024
@@ -135,7 +136,7 @@ class S3Drop:
         try:
             yield
         except (BotoCoreError, ClientError) as error:
-            code = _code(error) or type(error).__name__
+            code = error_code(error) or type(error).__name__
             raise IngestionError(
                 f"{self._said} cannot be read: {code}; check bucket, region and credentials"
             ) from None
@@ -169,7 +170,7 @@ class S3Drop:
                     Bucket=self._bucket, Key=self._prefix + entry.name, IfMatch=entry.version
                 )
             except ClientError as error:
-                if _code(error) in ("NoSuchKey", "404", "PreconditionFailed", "412"):
+                if error_code(error) in ("NoSuchKey", "404", "PreconditionFailed", "412"):
                     copy.close()
                     return None
                 raise
@@ -180,7 +181,3 @@ class S3Drop:
 
     def check(self, entry: Entry, file: IO[bytes]) -> None:
         """See `Drop`."""
-
-
-def _code(error: Exception) -> str | None:
-    return getattr(error, "response", {}).get("Error", {}).get("Code")

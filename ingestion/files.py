@@ -72,8 +72,13 @@ def extract(table: TableConfig, run: Run, out: BatchWriter) -> None:
     """
     source = _Source(table, run)
     history = _History.of(run.lake, table)
-    letters = _LettersByFile(lambda: run.lake.dead_letters(table.source, table.table))
-    _land(source, history, source.entries(history), letters, run, out)
+    entries = list(source.entries(history))
+    # Letters of files that are new cannot be met again: there may be very many.
+    known = {entry.name for entry in entries} & history.names.keys()
+    letters = _LettersByFile(
+        lambda: run.lake.dead_letters(table.source, table.table, lambda origin: _file_of(origin) in known)
+    )
+    _land(source, history, entries, letters, run, out)
     history.keep_in(out)
 
 
@@ -490,6 +495,11 @@ def _unpack(packed: IO[bytes], codec: str, spool: IO[bytes]) -> _BrokenArchive |
 # ---------------------------------------------------------------- fates
 
 
+def _file_of(origin: str) -> str | None:
+    place = _ORIGIN.fullmatch(origin)
+    return place and place["file"]
+
+
 class _LettersByFile:
     """The open dead letters by the file they are of, read when they are first asked for."""
 
@@ -503,10 +513,8 @@ class _LettersByFile:
         if self._letters is None:
             self._letters = {}
             for letter in self._read():
-                place = _ORIGIN.fullmatch(letter.origin)
-                if place:
-                    of_file = self._letters.setdefault(place["file"], {})
-                    of_file[letter.origin, letter.payload] = letter
+                if file := _file_of(letter.origin):
+                    self._letters.setdefault(file, {})[letter.origin, letter.payload] = letter
         return self._letters.get(name, {})
 
 

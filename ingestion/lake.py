@@ -287,13 +287,18 @@ class Lake:
         """A small file of the lake; FileNotFoundError where there is none."""
         return self.storage.read(name).decode()
 
-    def dead_letters(self, source: str, table: str) -> list[DeadLetter]:
+    def dead_letters(
+        self, source: str, table: str, wanted: Callable[[str], bool] = lambda origin: True
+    ) -> list[DeadLetter]:
         """The records of a table that could not be landed and wait for `replay`, oldest first.
+
+        Only those whose origin is `wanted`: the others take no memory.
 
         Raises:
             IngestionError: a file of them, or of a batch, cannot be read.
         """
-        latest = {record["dead_letter_id"]: record for record in self._letters(source, table, None)}
+        found = (record for record in self._letters(source, table, None) if wanted(record["origin"]))
+        latest = {record["dead_letter_id"]: record for record in found}
         return [DeadLetter(**record) for record in latest.values() if record["outcome"] == "open"]
 
     def dead_letter_ids(self, source: str, table: str) -> set[str]:

@@ -49,8 +49,9 @@ from ingestion.run import Run
 
 PLACE = [("_source_file", pa.string()), ("_source_line", pa.int64())]
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}
-CHUNK_BYTES = 512 * 1024
-BLOCK_BYTES = 1024 * 1024
+CHUNK_BYTES = 128 * 1024
+BLOCK_BYTES = 2 * 1024 * 1024
+LINE_BYTES = 256  # what a line takes in objects besides its text: a block of `{}` is not a million of them
 PARSERS = 2
 WHOLE_EVERY = 200
 RACY_SECONDS = 2.0
@@ -348,7 +349,8 @@ class _Source:
                     block = _Block()
                 block.parser = parser
                 block.parts.append((file, lines))
-                block.size += len(lines.data) + sum(len(bad.payload) for bad in lines.bad)
+                block.size += len(lines.data) + LINE_BYTES * len(lines.numbers)
+                block.size += sum(LINE_BYTES + len(bad.payload) for bad in lines.bad)
             if file.content:
                 block.ended.append(file)
         yield block

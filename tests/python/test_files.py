@@ -215,6 +215,9 @@ def test_two_values_in_one_line_and_one_over_two_lines_do_not_pass_for_two_lines
     data = f'{one}{one}\n{{"id": "x", "doc": {{"a": 1}}\n, "at": "{AT}"}}\n'.encode()
     parsed = JsonParser(Layout.of(table()), ()).parse(data)
     assert parsed.bad == {0: NOT_JSON, 1: NOT_JSON, 2: NOT_JSON}
+    # The second line is as long as the record that would be taken for it.
+    whole, begun = f'{{"id":"b","at":"{AT}"}}', f'{{"id":"b","at":"{AT}",'
+    assert_a_block_is_its_lines([(whole * 2).encode(), begun.encode(), b'"n":1}'])
 
 
 scalars = st.one_of(
@@ -753,6 +756,38 @@ def test_a_file_that_grows_lands_what_is_new(place: Place) -> None:
         place.put("a.jsonl", jsonl(*(record(i) for i in range(size + 1))))
         assert place.land().rows == (2 if size == 1 else 1)
     assert place.rows() == [("a.jsonl", i + 1, f"r{i}") for i in range(5)]
+
+
+def test_of_dead_letters_only_those_of_changed_files_are_held(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GIVEN many dead letters WHEN one of the files changes THEN the others' payloads take no memory."""
+    monkeypatch.setattr(files, "RACY_SECONDS", 0.0)
+    place.put("many.jsonl", b"{\n" * 300)
+    place.put("a.jsonl", b"{\n")
+    place.land()
+    read, dead_letters = [], Lake.dead_letters
+    monkeypatch.setattr(Lake, "dead_letters", lambda *a: read.append(dead_letters(*a)) or read[-1])
+    place.put("new.jsonl", b"{\n")
+    place.land()
+    assert read == []
+    place.put("a.jsonl", jsonl(record(1)))
+    place.land()
+    assert [[letter.origin for letter in letters] for letters in read] == [["a.jsonl:1"]]
+    assert len(place.letters()) == 301
+
+
+def test_lines_of_hardly_any_bytes_come_in_small_blocks(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts, parse = [], JsonParser.parse
+    monkeypatch.setattr(
+        JsonParser, "parse", lambda self, data: (counts.append(data.count(b"\n")), parse(self, data))[1]
+    )
+    place.declare(columns={"id": "text", "at": "timestamptz"})
+    place.put("a.jsonl", b"{}\n" * 150_000)
+    assert place.land().rows == 150_000
+    assert max(counts) < 50_000
 
 
 def test_a_name_used_again_for_another_file_loses_no_dead_letter(place: Place) -> None:

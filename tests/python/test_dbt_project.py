@@ -228,6 +228,37 @@ def test_models_keep_to_their_layers(manifest: dict[str, Any]) -> None:
     assert wrong == []
 
 
+def test_models_stay_within_the_bounds_of_dbt_project_evaluator(manifest: dict[str, Any]) -> None:
+    models = {n["unique_id"]: n for n in ours(manifest, "model")}
+    children: dict[str, set[str]] = {name: set() for name in models}
+    for name, model in models.items():
+        for parent in set(model["depends_on"]["nodes"]) & models.keys():
+            children[parent].add(name)
+
+    def views_above(name: str) -> int:
+        """Views in the longest chain of views that ends with this model."""
+        model = models[name]
+        if model["config"]["materialized"] != "view":
+            return 0
+        return 1 + max((views_above(p) for p in model["depends_on"]["nodes"] if p in models), default=0)
+
+    wrong = []
+    for name, model in models.items():
+        leaves = [
+            child for child in children[name] if not children[child] and models[child]["access"] != "public"
+        ]
+        wrong += [(name, "more than 3 leaves")] * (len(leaves) > 3)
+        wrong += [(name, "more than 7 tables joined to the first")] * (
+            len(set(model["depends_on"]["nodes"])) > 8
+        )
+        wrong += [(name, "a chain of more than 4 views")] * (views_above(name) > 4)
+        written = re.findall(r"\b(?:from|join)\s+\"?\w+\"?\s*\.\s*\"?\w+", model["raw_code"])
+        wrong += [(name, f"a table by its name: {text}") for text in written]
+    exposures = [e for e in manifest["exposures"].values() if not e["owner"].get("name")]
+    wrong += [(e["unique_id"], "no owner") for e in exposures]
+    assert wrong == []
+
+
 def test_every_table_and_column_says_what_it_holds_of_a_person(manifest: dict[str, Any]) -> None:
     wrong = []
     for node in ours(manifest, "model", "snapshot", "source"):
@@ -499,6 +530,7 @@ def test_a_backfill_reads_its_days_and_no_other(staging: Project, tmp_path: Path
     account = {
         "account_id": 1,
         "customer_id": 1,
+        "bank_code": "001",
         "opened_at": CUSTOMER["created_at"],
         "updated_at": CUSTOMER["created_at"],
     }

@@ -18,11 +18,12 @@
     Condition on raw rows: landed up to as_of_date and, when `built_relation` (by default the model's own table)
     exists and the build is incremental, since the last day it holds. That day may have got another batch: only
     batches after the last one it holds are read of it, for batches are numbered in the order in which they land.
-    With `whole_day` all of that day is read again. Days are literals so that both engines prune. With var
-    `backfill_from`, all days from that one on are read again: for batches landed late under a day already built.
+    With `whole_day` all of that day is read again. Days are literals so that both engines prune. The days of a
+    backfill are read again as well: for batches landed late under a day already built.
 #}
 {% macro landed_since_last_build(built_relation=this, whole_day=false) -%}
     {%- set until = as_of_day() -%}
+    {%- set backfill = backfill_days() -%}
     {%- if execute and is_incremental() and built_relation -%}
         {%- set query = 'select max(_extract_date), max(_batch_id) from ' ~ built_relation -%}
         {%- set built, last_batch = run_query(query).rows[0] -%}
@@ -34,21 +35,41 @@
         {%- endif -%}
     {%- endif -%}
     extract_date <= '{{ until }}'
-    {%- if built and backfill_from() %}
-        and extract_date >= '{{ [built | string, backfill_from()] | min }}'
-    {%- elif built %}
+    {%- if built %}
+        {%- set is_new = "extract_date > '" ~ built ~ "' or _batch_id > '" ~ last_batch ~ "'" %}
+        {%- if backfill %}
+        and extract_date >= '{{ [built | string, backfill[0]] | min }}'
+        and (
+            extract_date between '{{ backfill[0] }}' and '{{ backfill[1] }}'
+            or (extract_date >= '{{ built }}'{{ '' if whole_day else ' and (' ~ is_new ~ ')' }})
+        )
+        {%- else %}
         and extract_date >= '{{ built }}'
         {%- if not whole_day %}
-        and (extract_date > '{{ built }}' or _batch_id > '{{ last_batch }}')
+        and ({{ is_new }})
+        {%- endif -%}
         {%- endif -%}
     {%- endif -%}
 {%- endmacro %}
 
 
-{# The day from which on everything landed is read again (YYYY-MM-DD), or none. #}
-{% macro backfill_from() -%}
-    {%- set configured = var('backfill_from', none) -%}
-    {{ return(validate_day(configured | string, 'backfill_from') if configured else none) }}
+{#
+    The first and the last of the days to read again (YYYY-MM-DD), from vars `backfill_from` and `backfill_to`
+    (by default as_of_date); none without them.
+#}
+{% macro backfill_days() -%}
+    {%- set first, last = var('backfill_from', none), var('backfill_to', none) -%}
+    {%- if last and not first -%}
+        {%- do exceptions.raise_compiler_error('backfill_to needs backfill_from: from which day on?') -%}
+    {%- elif not first -%}
+        {{ return(none) }}
+    {%- endif -%}
+    {%- set first = validate_day(first | string, 'backfill_from') -%}
+    {%- set last = validate_day(last | string, 'backfill_to') if last else as_of_day() -%}
+    {%- if execute and last < first -%}
+        {%- do exceptions.raise_compiler_error('backfill_to ' ~ last ~ ' is before backfill_from ' ~ first) -%}
+    {%- endif -%}
+    {{ return([first, last]) }}
 {%- endmacro %}
 
 
@@ -106,10 +127,19 @@
 {%- endmacro %}
 
 
-{# Condition on rows of staging: of batches after the last one the model's own table holds; all in a full build. #}
+{#
+    Condition on rows of staging: of batches after the last one the model's own table holds, or of the days of a
+    backfill, whose batches may have lower numbers; all in a full build.
+#}
 {% macro changed_since_last_build() -%}
     {%- if is_incremental() -%}
-    _batch_id > (select coalesce(max(built._batch_id), '') from {{ this }} as built)
+    {%- set backfill = backfill_days() -%}
+    (
+            _batch_id > (select coalesce(max(built._batch_id), '') from {{ this }} as built)
+            {%- if backfill %}
+            or _extract_date between cast('{{ backfill[0] }}' as date) and cast('{{ backfill[1] }}' as date)
+            {%- endif %}
+        )
     {%- else -%} true
     {%- endif -%}
 {%- endmacro %}

@@ -19,9 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
-from conftest import DBT, ROOT, Pipeline
 
-sys.path.insert(0, str(ROOT))  # run as a command, this is no part of a package
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a command, this is no part of a package
+
+from conftest import DBT, Pipeline
 
 from ingestion.config import load_sources
 

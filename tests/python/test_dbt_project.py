@@ -228,6 +228,37 @@ def test_models_keep_to_their_layers(manifest: dict[str, Any]) -> None:
     assert wrong == []
 
 
+def test_models_stay_within_the_bounds_of_dbt_project_evaluator(manifest: dict[str, Any]) -> None:
+    models = {n["unique_id"]: n for n in ours(manifest, "model")}
+    children: dict[str, set[str]] = {name: set() for name in models}
+    for name, model in models.items():
+        for parent in set(model["depends_on"]["nodes"]) & models.keys():
+            children[parent].add(name)
+
+    def views_above(name: str) -> int:
+        """Views in the longest chain of views that ends with this model."""
+        model = models[name]
+        if model["config"]["materialized"] != "view":
+            return 0
+        return 1 + max((views_above(p) for p in model["depends_on"]["nodes"] if p in models), default=0)
+
+    wrong = []
+    for name, model in models.items():
+        leaves = [
+            child for child in children[name] if not children[child] and models[child]["access"] != "public"
+        ]
+        wrong += [(name, "more than 3 leaves")] * (len(leaves) > 3)
+        wrong += [(name, "more than 7 tables joined to the first")] * (
+            len(set(model["depends_on"]["nodes"])) > 8
+        )
+        wrong += [(name, "a chain of more than 4 views")] * (views_above(name) > 4)
+        written = re.findall(r"\b(?:from|join)\s+\"?\w+\"?\s*\.\s*\"?\w+", model["raw_code"])
+        wrong += [(name, f"a table by its name: {text}") for text in written]
+    exposures = [e for e in manifest["exposures"].values() if not e["owner"].get("name")]
+    wrong += [(e["unique_id"], "no owner") for e in exposures]
+    assert wrong == []
+
+
 def test_every_table_and_column_says_what_it_holds_of_a_person(manifest: dict[str, Any]) -> None:
     wrong = []
     for node in ours(manifest, "model", "snapshot", "source"):
@@ -487,21 +518,90 @@ def test_days_built_one_by_one_are_the_days_built_at_once(staging: Project) -> N
     assert sum(map(len, rows.values())) == 11
 
 
-def test_a_late_batch_of_a_day_already_built_is_taken_by_a_backfill(staging: Project, tmp_path: Path) -> None:
+def test_a_backfill_reads_its_days_and_no_other(staging: Project, tmp_path: Path) -> None:
     late = Project(tmp_path)
     shutil.copytree(staging.lake, late.lake)
     shutil.copyfile(staging.folder / "warehouse.duckdb", tmp_path / "warehouse.duckdb")
-    rows = [CUSTOMER | {"full_name": "Ana L."}, CUSTOMER | {"customer_id": 4, "cpf": "52998224725"}]
-    land(late.lake, "2025-01-02", "00000001b", {"app.customers": rows})
-    models = "quarantine_app__customers stg_app__customers stg_app__customer_versions".split()
-    late.dbt("run", "--vars", "{backfill_from: 2025-01-02}", "--select", *models)
-    kept = late.query("select customer_id, full_name from staging.stg_app__customers order by 1")
-    assert kept == [(1, "Ana Lima Souza"), (2, "Ana Lima"), (3, "Eva Prado"), (4, "Ana Lima")]
-    versions = late.query(
-        "select customer_id, _batch_id from staging.stg_app__customer_versions order by all"
+    tables = "app__customers app__bank_accounts app__bank_transactions".split()
+    select = (
+        *("--select", *(f"{layer}_{table}" for layer in ("quarantine", "stg") for table in tables)),
+        *("stg_app__customer_versions", "int_bank_transactions__daily"),
     )
-    assert [batch for customer, batch in versions if customer == 1] == ["00000001", "00000001b", "00000002"]
-    assert len(versions) == 8
+    account = {
+        "account_id": 1,
+        "customer_id": 1,
+        "bank_code": "001",
+        "opened_at": CUSTOMER["created_at"],
+        "updated_at": CUSTOMER["created_at"],
+    }
+
+    def booked(number: int) -> dict[str, list[dict]]:
+        """A transaction of that number and amount, and a customer of that name."""
+        transaction = {
+            **{"transaction_id": number, "account_id": 1, "amount": Decimal(number), "currency": "BRL"},
+            **{"kind": "pix_in", "booked_at": CUSTOMER["created_at"], "created_at": CUSTOMER["created_at"]},
+        }
+        return {
+            "app.bank_accounts": [account] if number == 1 else [],
+            "app.bank_transactions": [transaction],
+            "app.customers": [CUSTOMER | {"full_name": f"Ana {number}"}],
+        }
+
+    def found() -> tuple[list, list, list]:
+        return (
+            [
+                n
+                for (n,) in late.query(
+                    "select transaction_id from staging.stg_app__bank_transactions order by 1"
+                )
+            ],
+            [int(net) for (net,) in late.query("select net from intermediate.int_bank_transactions__daily")],
+            [
+                batch
+                for (batch,) in late.query(
+                    "select _batch_id from staging.stg_app__customer_versions where customer_id = 1 order by 1"
+                )
+            ],
+        )
+
+    land(late.lake, "2025-01-03", "00000009", booked(1))
+    late.dbt("run", *select)
+    assert found() == ([1], [1], ["00000001", "00000002", "00000009"])
+    # all of them later than what is built, by number or by day, but not by both
+    land(late.lake, "2024-12-31", "00000003", booked(2))
+    land(late.lake, "2025-01-01", "00000004", booked(4))
+    land(late.lake, "2025-01-02", "00000010", booked(8))
+    late.dbt("run", *select)
+    assert found() == ([1], [1], ["00000001", "00000002", "00000009"])
+    late.dbt("run", "--vars", "{backfill_from: 2025-01-01, backfill_to: 2025-01-01}", *select)
+    assert found() == ([1, 4], [5], ["00000001", "00000002", "00000004", "00000009"])
+    assert late.query("select full_name from staging.stg_app__customers where customer_id = 1") == [
+        ("Ana 1",)
+    ]
+    late.dbt("run", "--vars", "{backfill_from: 2024-12-31}", *select)
+    assert found()[:2] == ([1, 2, 4, 8], [15])
+    late.dbt("run", "--full-refresh", *select, WAREHOUSE=str(tmp_path / "at_once.duckdb"))
+    for table in ("staging.stg_app__customers", "intermediate.int_bank_transactions__daily"):
+        assert late.query(f"from {table} order by all") == late.query(
+            f"from {table} order by all", "at_once.duckdb"
+        )
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("{backfill_to: 2025-01-02}", "backfill_to needs backfill_from"),
+        (
+            "{backfill_from: 2025-01-03, backfill_to: 2025-01-02}",
+            "2025-01-02 is before backfill_from 2025-01-03",
+        ),
+        ("{backfill_from: 3/1/2025}", "backfill_from is '3/1/2025'; give it as YYYY-MM-DD"),
+    ],
+)
+def test_days_that_are_no_range_are_refused(staging: Project, given: str, said: str) -> None:
+    done = staging.try_dbt("compile", "--select", "stg_app__customers", "--vars", given)
+    assert done.returncode != 0
+    assert said in done.stdout
 
 
 def test_the_latest_version_of_a_record_is_kept(staging: Project) -> None:

@@ -23,7 +23,8 @@ MODELS = (
 
 FEATURES = {
     "intermediate.int_credit_orders__correlated": (
-        "is_customer_known customer_state customer_gender monthly_income age_at_request customer_days_at_request"
+        "product_at_request purpose_at_request currency_at_request requested_amount_at_request term_months_at_request"
+        " is_order_backfilled is_customer_known customer_state customer_gender monthly_income age_at_request customer_days_at_request"
         " is_backfilled prior_orders evaluation_id risk_score risk_decision reason_codes model_version"
         " bureau_score_at_request bureau_score_queried_at bureau_negative_records_at_request"
         " bureau_total_debt_at_request bank_inflow_90d_at_request bank_outflow_90d_at_request"
@@ -92,16 +93,56 @@ FACTS = {
     "consents given later": """
         insert into staging.stg_app__consents by name
         select c.* replace (
-            uuid()::varchar as consent_id, o.last_request + interval 1 second as granted_at, null as revoked_at,
-            scope.scope as scope, null as expires_at, 'zz-later' as _batch_id
+            c.consent_id || scope.scope as consent_id, o.last_request + interval 1 second as granted_at,
+            null as revoked_at, scope.scope as scope, null as expires_at, 'zz-later' as _batch_id
         )
         from last_orders as o
         join (select distinct on (customer_id) * from staging.stg_app__consents) as c using (customer_id)
         cross join (select distinct scope from staging.stg_app__consents) as scope
     """,
-    "consents revoked later": """
-        update staging.stg_app__consents set revoked_at = timestamp '2026-02-19', updated_at = timestamp '2026-02-19'
-        where revoked_at is null
+    "their versions": """
+        insert into staging.stg_app__consent_versions by name
+        select
+            consent_id, customer_id, scope, granted_at, expires_at, revoked_at, granted_at as version_at, _batch_id,
+            _extract_date
+        from staging.stg_app__consents where _batch_id = 'zz-later'
+    """,
+    "consents revoked later": f"""
+        update staging.stg_app__consents set
+            revoked_at = granted_at, updated_at = timestamp '2026-02-19', {LATER}
+    """,
+    "versions of consents that are revoked, or extended, as if they had been so ever since": """
+        insert into staging.stg_app__consent_versions by name
+        select * replace (
+            timestamp '2000-01-01' as granted_at, null as expires_at,
+            case when random() < 0.7 then timestamp '2000-01-01' end as revoked_at,
+            timestamp '2026-02-19' as version_at, 'zz-later' as _batch_id, date '2026-02-19' as _extract_date
+        )
+        from (select distinct on (consent_id) * from staging.stg_app__consent_versions where _batch_id <> 'zz-later')
+    """,
+    "accounts that became another's": f"""
+        update staging.stg_app__bank_accounts set
+            customer_id = customer_id + 1, updated_at = timestamp '2026-02-19', {LATER}
+    """,
+    "their versions, old owners first": """
+        insert into staging.stg_app__bank_account_versions by name
+        select * replace (
+            customer_id + 1 as customer_id, timestamp '2026-02-19' as version_at, 'zz-later' as _batch_id,
+            date '2026-02-19' as _extract_date
+        )
+        from (select distinct on (account_id) * from staging.stg_app__bank_account_versions)
+    """,
+    "orders corrected": f"""
+        update staging.stg_app__credit_orders set
+            requested_amount = 1, term_months = 1, purpose = 'x', updated_at = timestamp '2026-02-19', {LATER}
+    """,
+    "versions of orders": """
+        insert into staging.stg_app__credit_order_versions by name
+        select * replace (
+            1 as requested_amount, 1 as term_months, 'x' as product, 'x' as purpose, 'XXX' as currency,
+            timestamp '2026-02-19' as version_at, 'zz-later' as _batch_id, date '2026-02-19' as _extract_date
+        )
+        from (select distinct on (order_id) * from staging.stg_app__credit_order_versions)
     """,
     "payments": """
         insert into staging.stg_app__loan_payments by name
@@ -127,17 +168,21 @@ FACTS = {
 # What a careless author would write: (file below models/, as it is, as it would leak), and a feature that it moves.
 LEAKS = {
     "intermediate/credit/int_credit_orders__customer.sql": [
-        ("customer_versions.version_at <= credit_orders.requested_at", "true", "customer_state"),
+        ("{{ is_known_at('customer_versions', 'credit_orders.requested_at') }}",
+         "customer_versions.known_until is null", "customer_state"),
         ("versions.requested_at >= scores.queried_at\n", "true\n", "bureau_score_at_request"),
     ],
     "intermediate/credit/int_credit_orders__evaluation.sql": [
         ("risk_evaluations.evaluated_at <= credit_orders.decided_at", "true", "risk_score"),
     ],
     "intermediate/credit/int_credit_orders__bank_behaviour.sql": [
-        ("transactions.created_at <= window_months.requested_at", "true", "bank_inflow_90d_at_request"),
+        ("bank_transactions.created_at <= window_months.requested_at", "true", "bank_inflow_90d_at_request"),
+        ("{{ is_known_at('account_versions', 'windows.requested_at') }}", "account_versions.known_until is null",
+         "bank_outflow_90d_at_request"),
     ],
     "intermediate/credit/int_credit_orders__consents.sql": [
-        ("consents.revoked_at > credit_orders.requested_at", "false", "has_bureau_consent_at_request"),
+        ("{{ is_known_at('consent_versions', 'credit_orders.requested_at') }}",
+         "consent_versions.known_until is null", "has_bureau_consent_at_request"),
     ],
     "intermediate/credit/int_credit_orders__dated.sql": [
         ("rank() over (partition by customer_id order by created_at) - 1", "count(*) over (partition by customer_id)",
@@ -145,6 +190,8 @@ LEAKS = {
     ],
     "intermediate/credit/int_credit_orders__correlated.sql": [
         ("rate_known_at('fx_rates', 'credit_orders.requested_at')", "'fx_rates.sell'", "fx_rate_to_brl_at_request"),
+        ("{{ is_known_at('order_versions', 'credit_orders.requested_at') }}", "order_versions.known_until is null",
+         "requested_amount_at_request"),
     ],
 }  # fmt: skip
 

@@ -22,6 +22,15 @@ bank_accounts as (
 
 ),
 
+account_versions as (
+
+    select
+        *,
+        {{ known_span('account_id') }}
+    from {{ ref('stg_app__bank_account_versions') }}
+
+),
+
 fx_rates as (
 
     select * from {{ ref('int_fx_rates__daily') }}
@@ -41,25 +50,29 @@ windows as (
 
 ),
 
-transactions as (
+-- an account belongs to whom the app knew as its customer at the request
+order_accounts as (
 
     select
-        bank_accounts.customer_id,
-        bank_transactions.currency,
-        bank_transactions.amount,
-        bank_transactions.booked_at,
-        bank_transactions.created_at
-    from bank_transactions
-    inner join bank_accounts on bank_transactions.account_id = bank_accounts.account_id
+        windows.order_id,
+        windows.requested_at,
+        windows.window_start,
+        account_versions.account_id
+    from windows
+    inner join account_versions
+        on
+            windows.customer_id = account_versions.customer_id
+            and {{ is_known_at('account_versions', 'windows.requested_at') }}
+    inner join bank_accounts on account_versions.account_id = bank_accounts.account_id
 
 ),
 
 first_arrivals as (
 
     select
-        customer_id,
+        account_id,
         min(created_at) as first_created_at
-    from transactions
+    from bank_transactions
     group by 1
 
 ),
@@ -71,18 +84,18 @@ offsets as (
 ),
 
 -- 90 days touch at most five months (those before 1 May begin on 31 January): an equality on the month
--- spares reading a customer's whole history
+-- spares reading an account's whole history
 window_months as (
 
     select
-        windows.order_id,
-        windows.customer_id,
-        windows.requested_at,
-        windows.window_start,
+        order_accounts.order_id,
+        order_accounts.account_id,
+        order_accounts.requested_at,
+        order_accounts.window_start,
         cast(
-            {{ dbt.dateadd('month', '-offsets.months_back', month_of('windows.requested_at')) }} as date
+            {{ dbt.dateadd('month', '-offsets.months_back', month_of('order_accounts.requested_at')) }} as date
         ) as booked_month
-    from windows
+    from order_accounts
     cross join offsets
 
 ),
@@ -91,20 +104,20 @@ flows as (
 
     select
         window_months.order_id,
-        transactions.currency,
-        sum(case when transactions.amount > 0 then transactions.amount else 0 end) as inflow,
-        sum(case when transactions.amount < 0 then -transactions.amount else 0 end) as outflow,
+        bank_transactions.currency,
+        sum(case when bank_transactions.amount > 0 then bank_transactions.amount else 0 end) as inflow,
+        sum(case when bank_transactions.amount < 0 then -bank_transactions.amount else 0 end) as outflow,
         count(*) as transactions
     from window_months
-    inner join transactions
+    inner join bank_transactions
         on
-            window_months.customer_id = transactions.customer_id
-            and window_months.booked_month = {{ month_of('transactions.booked_at') }}
+            window_months.account_id = bank_transactions.account_id
+            and window_months.booked_month = {{ month_of('bank_transactions.booked_at') }}
     where
-        transactions.booked_at > window_months.window_start
-        and transactions.booked_at <= window_months.requested_at
+        bank_transactions.booked_at > window_months.window_start
+        and bank_transactions.booked_at <= window_months.requested_at
         -- booked before the request but arrived after it: nobody could know
-        and transactions.created_at <= window_months.requested_at
+        and bank_transactions.created_at <= window_months.requested_at
     group by 1, 2
 
 ),
@@ -157,19 +170,26 @@ sums as (
 ),
 
 -- nothing ever arrived by the request: unknown. Something did, but nothing in these 90 days: zero.
+known as (
+
+    select distinct order_accounts.order_id
+    from order_accounts
+    inner join first_arrivals
+        on
+            order_accounts.account_id = first_arrivals.account_id
+            and order_accounts.requested_at >= first_arrivals.first_created_at
+
+),
+
 final as (
 
     select
-        windows.order_id,
+        known.order_id,
         case when sums.order_id is null then {{ money('0') }} else sums.inflow end as bank_inflow_90d,
         case when sums.order_id is null then {{ money('0') }} else sums.outflow end as bank_outflow_90d,
         coalesce(cast(sums.transactions as bigint), 0) as bank_transactions_90d
-    from windows
-    inner join first_arrivals
-        on
-            windows.customer_id = first_arrivals.customer_id
-            and windows.requested_at >= first_arrivals.first_created_at
-    left join sums on windows.order_id = sums.order_id
+    from known
+    left join sums on known.order_id = sums.order_id
 
 )
 

@@ -8,26 +8,37 @@ consents as (
 
 ),
 
+consent_versions as (
+
+    select
+        *,
+        {{ known_span('consent_id') }}
+    from {{ ref('stg_app__consent_versions') }}
+
+),
+
 credit_orders as (
 
     select * from {{ ref('int_credit_orders__dated') }}
 
 ),
 
--- given by the request, and neither expired nor revoked at it; what was revoked later still counted then
+-- as the app knew it at the request: given by then, and neither expired nor revoked
 in_force as (
 
     select
         credit_orders.order_id,
-        consents.scope
+        consent_versions.scope
     from credit_orders
-    inner join consents
+    inner join consent_versions
         on
-            credit_orders.customer_id = consents.customer_id
-            and credit_orders.requested_at >= consents.granted_at
+            credit_orders.customer_id = consent_versions.customer_id
+            and credit_orders.requested_at >= consent_versions.granted_at
+            and {{ is_known_at('consent_versions', 'credit_orders.requested_at') }}
+    inner join consents on consent_versions.consent_id = consents.consent_id
     where
-        (consents.expires_at is null or consents.expires_at > credit_orders.requested_at)
-        and (consents.revoked_at is null or consents.revoked_at > credit_orders.requested_at)
+        (consent_versions.expires_at is null or consent_versions.expires_at > credit_orders.requested_at)
+        and (consent_versions.revoked_at is null or consent_versions.revoked_at > credit_orders.requested_at)
 
 ),
 

@@ -6,6 +6,15 @@ credit_orders as (
 
 ),
 
+order_versions as (
+
+    select
+        *,
+        {{ known_span('order_id') }}
+    from {{ ref('stg_app__credit_order_versions') }}
+
+),
+
 customers as (
 
     select * from {{ ref('int_credit_orders__customer') }}
@@ -66,6 +75,14 @@ final as (
         credit_orders.policy_version,
         credit_orders.prior_orders,
 
+        ---------- the order, known at the request
+        order_versions.product as product_at_request,
+        order_versions.purpose as purpose_at_request,
+        order_versions.currency as currency_at_request,
+        order_versions.requested_amount as requested_amount_at_request,
+        order_versions.term_months as term_months_at_request,
+        order_versions.version_at > credit_orders.requested_at as is_order_backfilled,
+
         ---------- times
         credit_orders.requested_at,
         credit_orders.decided_at,
@@ -117,6 +134,10 @@ final as (
         loans.repayment_outcome,
         loans.repayment_outcome = 'defaulted' as is_defaulted
     from credit_orders
+    left join order_versions
+        on
+            credit_orders.order_id = order_versions.order_id
+            and {{ is_known_at('order_versions', 'credit_orders.requested_at') }}
     left join customers on credit_orders.order_id = customers.order_id
     left join evaluations on credit_orders.order_id = evaluations.order_id
     left join bank_behaviour on credit_orders.order_id = bank_behaviour.order_id

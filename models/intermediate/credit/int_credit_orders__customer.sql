@@ -16,7 +16,10 @@ customers as (
 
 customer_versions as (
 
-    select * from {{ ref('stg_app__customer_versions') }}
+    select
+        *,
+        {{ known_span('customer_id') }}
+    from {{ ref('stg_app__customer_versions') }}
 
 ),
 
@@ -29,7 +32,7 @@ bureau_scores as (
 ),
 
 -- the last version written by the request, else the first one there is
-ranked_versions as (
+known_versions as (
 
     select
         credit_orders.order_id,
@@ -41,18 +44,13 @@ ranked_versions as (
         customer_versions.state,
         customer_versions.monthly_income,
         customer_versions.created_at,
-        customer_versions.version_at > credit_orders.requested_at as is_backfilled,
-        row_number() over (
-            partition by credit_orders.order_id
-            order by
-                case
-                    when customer_versions.version_at <= credit_orders.requested_at then customer_versions._batch_id
-                end desc,
-                customer_versions._batch_id
-        ) as recency
+        customer_versions.version_at > credit_orders.requested_at as is_backfilled
     from credit_orders
     inner join customers on credit_orders.customer_id = customers.customer_id
-    inner join customer_versions on credit_orders.customer_id = customer_versions.customer_id
+    inner join customer_versions
+        on
+            credit_orders.customer_id = customer_versions.customer_id
+            and {{ is_known_at('customer_versions', 'credit_orders.requested_at') }}
 
 ),
 
@@ -85,13 +83,12 @@ final as (
         scores.queried_at as bureau_score_queried_at,
         scores.negative_records as bureau_negative_records,
         scores.total_debt as bureau_total_debt
-    from ranked_versions as versions
+    from known_versions as versions
     left join scores
         on
             versions.cpf = scores.cpf
             and versions.requested_at >= scores.queried_at
             and (scores.next_queried_at is null or versions.requested_at < scores.next_queried_at)
-    where versions.recency = 1
 
 )
 

@@ -202,6 +202,26 @@ def test_pages(client: Client) -> None:
     assert len(client.run("select x from unnest(sequence(1, 2500)) as t (x)").rows) == 2500
 
 
+def test_database_in_quotes(client: Client) -> None:
+    """As awswrangler sends it with DDL."""
+    client.run("create external table quoted (id int) location 's3://data/quoted/'")
+    context = {"Database": f"`{client.database}`"}
+    assert client.run("describe `quoted`", QueryExecutionContext=context).reason == ""
+
+
+def test_columns_of_iceberg_tables_are_current(client: Client) -> None:
+    """awswrangler and dbt-athena see no others."""
+    client.run(
+        "create table current_ones (id int) location 's3://data/current/' tblproperties ('table_type' = 'ICEBERG')"
+    )
+    client.run("alter table current_ones add columns (name string)")
+    table = client.glue.get_table(DatabaseName=client.database, Name="current_ones")["Table"]
+    current = {
+        c["Name"]: c["Parameters"]["iceberg.field.current"] for c in table["StorageDescriptor"]["Columns"]
+    }
+    assert current == {"id": "true", "name": "true"}
+
+
 def test_writes_list_their_files(client: Client) -> None:
     for sql in ("create table listed as select 1 as x", "insert into listed values 2",
                 "unload (select 1 as x) to 's3://data/listed/' with (format = 'PARQUET')"):  # fmt: skip

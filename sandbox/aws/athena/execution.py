@@ -10,7 +10,7 @@ from ..errors import InvalidRequest, QueryCancelled, QueryFailed
 from ..trino import EngineError, EngineGone, Result
 from . import rules, statements
 from .engine import Engine
-from .lexer import decimals_as_doubles, strip_statement
+from .lexer import decimals_as_doubles, strip_statement, unquote
 from .operations import Operations
 from .results import Results, read_page
 from .translation import in_athenas_words
@@ -64,7 +64,7 @@ class Execution:
         self.query, self.context, self.workgroup = query, context, workgroup
         self.parameters, self.prepared = parameters, prepared
         self.output = output
-        self.database = (context.get("Database") or "default").lower()
+        self.database = unquote(context.get("Database") or "default").lower()  # awswrangler quotes it
         self._configuration, self._reuse, self._cutoff = configuration, reuse, cutoff
         self.state = QUEUED
         self.error: QueryFailed | None = None

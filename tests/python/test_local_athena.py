@@ -264,7 +264,7 @@ def test_unknown_things_are_refused(client: Client, refused: type[Exception]) ->
 
 def test_what_only_aws_has_is_refused(client: Client, refused: type[Exception]) -> None:
     with pytest.raises(refused, match="the local Athena has no StartSession"):
-        client.athena.start_session(WorkGroup="primary", EngineConfiguration={"MaxConcurrentDpus": 1})
+        client.athena.start_session(WorkGroup="primary", EngineConfiguration={"MaxConcurrentDpus": 2})
 
 
 def test_request_token_starts_once(client: Client, refused: type[Exception]) -> None:

@@ -164,6 +164,7 @@ class Trino:
 
     def start(self) -> None:
         """Starts the process; `wait` waits for it. Call it from the main thread."""
+        libraries = self._folder / "data" / "tmp"
         options = {
             "node.environment": "local",
             "node.id": "local",
@@ -173,9 +174,10 @@ class Trino:
             "plugin.dir": self._home / "plugin",
             "catalog.config-dir": self._folder / "catalog",
             # Native libraries are unpacked here, and a process that is killed leaves them.
-            "java.io.tmpdir": self._folder / "data" / "tmp",
+            "java.io.tmpdir": libraries,
+            "jna.tmpdir": libraries,
         }
-        (self._folder / "data" / "tmp").mkdir(parents=True, exist_ok=True)
+        libraries.mkdir(parents=True, exist_ok=True)
         command = [
             str(self._java),
             f"-Xmx{self._heap}",

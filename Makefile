@@ -115,6 +115,14 @@ soak-warehouse: setup-dev ## 30 dirty days of three worlds: built day by day, ki
 guards: setup-dev ## Take each guard out of a copy and see its test fail (GUARDS="lease verify")
 	@$(BIN)/python -m tests.guards $(GUARDS)
 
+.PHONY: soak-athena
+soak-athena: setup-dev ## The local Athena: times, memory, 1,000 queries, 500 concurrent commits (SOAK="--commits 80")
+	@$(BIN)/python -m tests.soak.athena $(SOAK)
+
+.PHONY: conformance-athena
+conformance-athena: setup-dev ## All classes of dbt-tests-adapter that dbt-athena supports, on the local Athena
+	@$(BIN)/python -m pytest -q tests/dbt_adapter
+
 ##@ Help
 .PHONY: help
 help: ## This list

@@ -81,6 +81,7 @@ class LocalAws:
             "AWS_DEFAULT_REGION": self.region,
             "AWS_REGION": self.region,
             "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_ALLOW_HTTP": "true",  # for clients in Rust, such as Polars and delta-rs
         }
 
     def client(self, service: str) -> Any:

@@ -22,7 +22,8 @@ ACCESS_KEY = "trino"
 """With which Trino signs its calls to Glue and S3, so that corrections know it."""
 
 HIVE = "awsdatacatalog"
-ICEBERG = "iceberg"
+ICEBERG = "awsdatacatalog_iceberg"
+"""The same catalogue for Iceberg tables. Athena has no second one, so the name is one that nobody writes."""
 
 # Trino's main class is on Maven Central only within an archive of 190 MB, and does no more than this.
 _MAIN = (
@@ -39,6 +40,7 @@ http-server.http.enabled=true
 discovery.uri=http://127.0.0.1:{port}
 catalog.management=static
 web-ui.enabled=false
+http-server.log.enabled=false
 query.max-memory=400MB
 query.max-memory-per-node=400MB
 memory.heap-headroom-per-node=200MB
@@ -68,7 +70,7 @@ _HIVE = """\
 connector.name=hive
 hive.metastore=glue
 hive.non-managed-table-writes-enabled=true
-hive.iceberg-catalog-name=iceberg
+hive.iceberg-catalog-name={iceberg}
 hive.partition-projection-enabled=true
 # Athena keeps no column statistics unless asked to.
 hive.collect-column-statistics-on-write=false
@@ -80,7 +82,7 @@ hive.recursive-directories=true
 _ICEBERG = """\
 connector.name=iceberg
 iceberg.catalog.type=glue
-iceberg.hive-catalog-name=awsdatacatalog
+iceberg.hive-catalog-name={hive}
 iceberg.unique-table-location=false
 # VACUUM's retention comes from the table's properties, as on Athena.
 iceberg.expire-snapshots.min-retention=0s
@@ -115,6 +117,8 @@ class Result:
     update_type: str | None = None
     update_count: int | None = None
     bytes_read: int = 0
+    planning: int = 0
+    """Milliseconds."""
 
 
 class Trino:
@@ -139,9 +143,9 @@ class Trino:
         storage = _STORAGE.format(endpoint=endpoint, region=region, key=ACCESS_KEY)
         files = {
             "config.properties": _CONFIG.format(port=self._port),
-            "log.properties": "io.trino=WARN\nio.airlift=WARN\n",
-            f"catalog/{HIVE}.properties": _HIVE + storage,
-            f"catalog/{ICEBERG}.properties": _ICEBERG + storage,
+            "log.properties": "io.trino=WARN\nio.airlift=WARN\norg.apache=ERROR\n",
+            f"catalog/{HIVE}.properties": _HIVE.format(iceberg=ICEBERG) + storage,
+            f"catalog/{ICEBERG}.properties": _ICEBERG.format(hive=HIVE) + storage,
         }
         shutil.rmtree(folder, ignore_errors=True)
         for name, text in files.items():
@@ -160,6 +164,7 @@ class Trino:
 
     def start(self) -> None:
         """Starts the process; `wait` waits for it. Call it from the main thread."""
+        libraries = self._folder / "data" / "tmp"
         options = {
             "node.environment": "local",
             "node.id": "local",
@@ -168,7 +173,11 @@ class Trino:
             "log.levels-file": self._folder / "log.properties",
             "plugin.dir": self._home / "plugin",
             "catalog.config-dir": self._folder / "catalog",
+            # Native libraries are unpacked here, and a process that is killed leaves them.
+            "java.io.tmpdir": libraries,
+            "jna.tmpdir": libraries,
         }
+        libraries.mkdir(parents=True, exist_ok=True)
         command = [
             str(self._java),
             f"-Xmx{self._heap}",
@@ -274,7 +283,9 @@ class Trino:
                 result.rows += answer.get("data") or []
                 result.update_type = answer.get("updateType", result.update_type)
                 result.update_count = answer.get("updateCount", result.update_count)
-                result.bytes_read = answer.get("stats", {}).get("physicalInputBytes", 0)
+                statistics = answer.get("stats", {})
+                result.bytes_read = statistics.get("physicalInputBytes", 0)
+                result.planning = statistics.get("planningTimeMillis", 0)
                 if on_rows is not None:
                     on_rows(result)
                     result.rows = []

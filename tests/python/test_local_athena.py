@@ -1,13 +1,19 @@
 """The local Athena against what Athena is documented or known to do; one server for the whole file."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
+import psutil
 import pytest
+from conftest import ROOT
 from local_athena_cases import CASES, Fails, Refused, Rows
 from moto.s3.utils import _VersionedKeyStore
 
@@ -155,6 +161,14 @@ def test_result_files(client: Client) -> None:
     assert client.run("show databases").execution["ResultConfiguration"]["OutputLocation"].endswith(".txt")
 
 
+def test_statistics(client: Client) -> None:
+    statistics = client.run("select count(*) from information_schema.tables").execution["Statistics"]
+    times = {name: value for name, value in statistics.items() if name.endswith("InMillis")}
+    parts = ("QueryQueueTimeInMillis", "EngineExecutionTimeInMillis")
+    assert times["TotalExecutionTimeInMillis"] == sum(times[name] for name in parts)
+    assert min(times[name] for name in (*parts, "QueryPlanningTimeInMillis")) > 0
+
+
 def test_column_info(client: Client) -> None:
     name = client.start(
         "select cast(1 as decimal(10,2)) d, 'a' v, 1 i, 1e0 f, now() t, cast(1 as real) r, array[1] l"
@@ -186,6 +200,26 @@ def test_pages(client: Client) -> None:
     )
     assert second["ResultSet"]["Rows"][0]["Data"] == [{"VarCharValue": "10"}, {"VarCharValue": "é\n"}]
     assert len(client.run("select x from unnest(sequence(1, 2500)) as t (x)").rows) == 2500
+
+
+def test_database_in_quotes(client: Client) -> None:
+    """As awswrangler sends it with DDL."""
+    client.run("create external table quoted (id int) location 's3://data/quoted/'")
+    context = {"Database": f"`{client.database}`"}
+    assert client.run("describe `quoted`", QueryExecutionContext=context).reason == ""
+
+
+def test_columns_of_iceberg_tables_are_current(client: Client) -> None:
+    """awswrangler and dbt-athena see no others."""
+    client.run(
+        "create table current_ones (id int) location 's3://data/current/' tblproperties ('table_type' = 'ICEBERG')"
+    )
+    client.run("alter table current_ones add columns (name string)")
+    table = client.glue.get_table(DatabaseName=client.database, Name="current_ones")["Table"]
+    current = {
+        c["Name"]: c["Parameters"]["iceberg.field.current"] for c in table["StorageDescriptor"]["Columns"]
+    }
+    assert current == {"id": "true", "name": "true"}
 
 
 def test_writes_list_their_files(client: Client) -> None:
@@ -228,6 +262,11 @@ def test_unknown_things_are_refused(client: Client, refused: type[Exception]) ->
         athena.get_table_metadata(CatalogName="AwsDataCatalog", DatabaseName="conformance", TableName="nope")
 
 
+def test_what_only_aws_has_is_refused(client: Client, refused: type[Exception]) -> None:
+    with pytest.raises(refused, match="the local Athena has no StartSession"):
+        client.athena.start_session(WorkGroup="primary", EngineConfiguration={"MaxConcurrentDpus": 2})
+
+
 def test_request_token_starts_once(client: Client, refused: type[Exception]) -> None:
     token = "t" * 32
     first = client.start("select 1", ClientRequestToken=token)
@@ -248,6 +287,11 @@ def test_lists_and_batches(client: Client) -> None:
 
 def test_execution_parameters(client: Client) -> None:
     assert client.run("select ? || 'b', ? + 1", ExecutionParameters=["'a?'", "41"]).rows == [["a?b", "42"]]
+    assert client.run("select typeof(1.5), typeof(?)", ExecutionParameters=["2.5"]).rows == [["double"] * 2]
+    client.run("create table with_parameters as select 0 as x")
+    inserted = client.run("insert into with_parameters values (?)", ExecutionParameters=["1"])
+    assert inserted.update_count == 1
+    assert "DataManifestLocation" in inserted.execution["Statistics"]
     assert "INVALID_PARAMETER_USAGE" in client.run("select ?, ?", ExecutionParameters=["1"]).reason
     client.athena.create_prepared_statement(
         StatementName="stored", WorkGroup="primary", QueryStatement="select ? * 2"
@@ -345,6 +389,24 @@ def test_more_statements_than_may_run_wait_in_the_queue(client: Client) -> None:
     assert {client.wait(name)["Status"]["State"] for name in names} == {"CANCELLED"}
 
 
+# --- what stays behind ------------------------------------------------------------------------
+
+
+def test_logs_hold_no_data_and_no_file_lands_outside(client: Client, local_aws: LocalAws) -> None:
+    """Statements, values and results may be people's; nor does the engine unpack its libraries elsewhere."""
+    for sql in ("select 'jane.doe@example.org'", "select cast('jane.doe@example.org' as integer)", "selec 'jane.doe@example.org'",
+                "create table pii with (table_type = 'ICEBERG', is_external = false) as select 'jane.doe@example.org' as x",
+                "select * from pii where x = 'jane.doe@example.org'", "show tables 'jane.doe@example.org['"):  # fmt: skip
+        with contextlib.suppress(client.athena.exceptions.InvalidRequestException):
+            client.run(sql)
+    kept = [path for path in local_aws.folder.rglob("*") if path.is_file()]
+    assert [path.name for path in kept if b"jane.doe" in path.read_bytes()] == []
+    engine = psutil.Process(json.loads((local_aws.folder / "server.json").read_text())["trino_pid"])
+    libraries = [Path(file.path) for file in engine.memory_maps() if file.path.endswith(".tmp")]
+    assert libraries, "writing Parquet needs a native codec"
+    assert [path for path in libraries if not path.is_relative_to(local_aws.folder)] == []
+
+
 # --- the catalogue under load, and corrections of moto ----------------------------------------
 
 
@@ -417,6 +479,21 @@ def test_lake_formation_tags_add_up(local_aws: LocalAws) -> None:
     lake.remove_lf_tags_from_resource(Resource=resource, LFTags=[{"TagKey": "one", "TagValues": ["a"]}])
     tags = lake.get_resource_lf_tags(Resource=resource)["LFTagsOnTable"]
     assert [tag["TagKey"] for tag in tags] == ["two"]
+
+
+# --- dbt --------------------------------------------------------------------------------------
+
+SHORT = "TestIncrementalIceberg or TestIncrementalPredicates or TestHash"
+
+
+def test_some_classes_of_dbt_tests_adapter(local_aws: LocalAws) -> None:
+    """`make conformance-athena` runs all of them."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "tests/dbt_adapter", "-q", "-k", SHORT, "-p", "no:cacheprovider"],
+        cwd=ROOT, env=os.environ | local_aws.environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 passed" in done.stdout
 
 
 # --- the end: it kills the engine, so it comes last -------------------------------------------

@@ -63,6 +63,10 @@ class LocalAthena(AthenaResponse):
             return self._refusal("InvalidRequestException", str(error), AthenaErrorCode=error.code)
         except ApiError as error:
             return self._refusal(error.kind, str(error))
+        except NotImplementedError:  # of moto
+            return self._refusal(
+                "InvalidRequestException", f"the local Athena has no {self._get_action()}: AWS alone has it"
+            )
 
     def _refusal(self, kind: str, message: str, **more: str) -> Any:
         headers = {**self.response_headers, "x-amzn-errortype": kind}

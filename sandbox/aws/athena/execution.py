@@ -8,9 +8,9 @@ from typing import Any
 
 from ..errors import InvalidRequest, QueryCancelled, QueryFailed
 from ..trino import EngineError, EngineGone, Result
-from . import statements
+from . import rules, statements
 from .engine import Engine
-from .lexer import decimals_as_doubles, strip_statement
+from .lexer import decimals_as_doubles, strip_statement, unquote
 from .operations import Operations
 from .results import Results, read_page
 from .translation import in_athenas_words
@@ -64,13 +64,15 @@ class Execution:
         self.query, self.context, self.workgroup = query, context, workgroup
         self.parameters, self.prepared = parameters, prepared
         self.output = output
-        self.database = (context.get("Database") or "default").lower()
+        self.database = unquote(context.get("Database") or "default").lower()  # awswrangler quotes it
         self._configuration, self._reuse, self._cutoff = configuration, reuse, cutoff
         self.state = QUEUED
         self.error: QueryFailed | None = None
         self.reason: str | None = None
         self.submitted, self.begun, self.ended = time.time(), 0.0, 0.0
         self.bytes_scanned = 0
+        self.planning = 0
+        """Milliseconds."""
         self.manifest: str | None = None
         """Where the list of written files is, for statements that write."""
         self.statement: statements.Statement | None = None
@@ -135,9 +137,10 @@ class Execution:
             self._end(state, reason)
 
     def _end(self, state: str, reason: str | None) -> None:
-        self.state, self.reason, self.ended = state, reason, time.time()
         if state != SUCCEEDED:
             self.results.clear()
+        self.reason, self.ended = reason, time.time()
+        self.state = state  # last: who reads it without the lock finds the rest
         self._accepted.set()
         self._done.set()
 
@@ -203,8 +206,10 @@ class Execution:
             if result.update_type is None:
                 self.results.add(result.columns, result.rows)
 
+        rules.check_catalogs(sql)
         result = trino.run(decimals_as_doubles(sql), self.database, session, watch, take if keep else None)
         self.bytes_scanned = before + result.bytes_read
+        self.planning += result.planning
         if keep and result.update_type is not None:
             self.results.clear()
             self.results.update_count = result.update_count or 0
@@ -267,27 +272,29 @@ class Execution:
 
     def describe(self) -> dict[str, Any]:
         """QueryExecution of the API."""
+        state = self.state
         now = self.ended or time.time()
-        total = int((now - self.submitted) * 1000)
-        queued = int(((self.begun or now) - self.submitted) * 1000)
+        # Nothing takes no time there: clients take 0 for a value that is missing.
+        queued = max(1, int(((self.begun or now) - self.submitted) * 1000))
+        running = max(1, int((now - self.submitted) * 1000) - queued)
         statistics = {
             "DataScannedInBytes": self.bytes_scanned,
-            "EngineExecutionTimeInMillis": total - queued,
-            "QueryPlanningTimeInMillis": 0,
+            "EngineExecutionTimeInMillis": running,
+            "QueryPlanningTimeInMillis": self.planning,
             "QueryQueueTimeInMillis": queued,
             "ServicePreProcessingTimeInMillis": 0,
             "ServiceProcessingTimeInMillis": 0,
-            "TotalExecutionTimeInMillis": total,
+            "TotalExecutionTimeInMillis": queued + running,
             "ResultReuseInformation": {"ReusedPreviousResult": False},
         }
-        if self.manifest and self.state == SUCCEEDED:
+        if self.manifest and state == SUCCEEDED:
             statistics["DataManifestLocation"] = self.manifest
-        status: dict[str, Any] = {"State": self.state, "SubmissionDateTime": self.submitted}
-        if self.ended:
+        status: dict[str, Any] = {"State": state, "SubmissionDateTime": self.submitted}
+        if state in (SUCCEEDED, FAILED, CANCELLED):
             status["CompletionDateTime"] = self.ended
         if self.reason:
             status["StateChangeReason"] = self.reason
-        if self.error and self.state == FAILED:
+        if self.error and state == FAILED:
             status["AthenaError"] = {
                 "ErrorCategory": self.error.category,
                 "ErrorType": self.error.type,

@@ -112,11 +112,15 @@ class Lexer:
         """The text from here on."""
         return self.sql[self.peek().start :]
 
+    def position(self, token: Token) -> tuple[int, int]:
+        """Line, from 1, and column, from 0."""
+        start = self.sql.rfind("\n", 0, token.start) + 1
+        return self.sql.count("\n", 0, token.start) + 1, token.start - start
+
     def failure(self, where: str, *, missing_end: bool = False) -> SyntaxFailure:
         """What Hive's parser says when the next token is not what it needs."""
         token = self.peek()
-        line = self.sql.count("\n", 0, token.start) + 1
-        column = token.start - (self.sql.rfind("\n", 0, token.start) + 1)
+        line, column = self.position(token)
         if missing_end:
             before = self._tokens[self._next - 1].text if self._next else ""
             text = f"missing EOF at '{token.text}' near '{before}'"
@@ -203,7 +207,12 @@ def strip_statement(sql: str) -> str:
     """A statement without leading comments and without its semicolon; nothing else moves."""
     while comment := re.match(r"(\s*)(--[^\n]*|/\*.*?\*/)", sql, flags=re.S):
         sql = re.sub(r"[^\n]", " ", comment[0]) + sql[comment.end() :]
-    return re.sub(r"(\s*;)*\s*\Z", "", sql)
+    end = None
+    for token in reversed(Lexer(sql)._tokens):
+        if token.text != ";":
+            break
+        end = token.start
+    return sql[:end].rstrip()
 
 
 def has_several_statements(sql: str) -> bool:

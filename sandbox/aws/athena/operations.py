@@ -13,7 +13,7 @@ from ..trino import HIVE, ICEBERG, EngineError
 from . import describing, rules, translation, types
 from . import statements as s
 from .catalogue import TableInput, columns, is_iceberg, is_view, matching
-from .lexer import Dialect, Lexer, quote_name, quote_string, unquote
+from .lexer import Dialect, Lexer, decimals_as_doubles, quote_name, quote_string, unquote
 
 _VACUUM_MAX_AGE = "432000"  # seconds: Athena's default
 
@@ -124,10 +124,10 @@ class Operations:
         self._run_query(statement.sql, statement.verb, self._execution.parameters)
 
     def _run_query(self, sql: str, verb: str, parameters: list[str] | None) -> None:
+        target = self._target_of(sql) if verb == "INSERT" else None
         if parameters:
             # The literal has the statement's own lines, so places in errors are off by this prefix only.
-            sql = f"EXECUTE IMMEDIATE {quote_string(sql)} USING {', '.join(parameters)}"
-        target = self._target_of(sql) if verb == "INSERT" and not parameters else None
+            sql = f"EXECUTE IMMEDIATE {quote_string(decimals_as_doubles(sql))} USING {', '.join(parameters)}"
         if target is None:
             self._trino(sql, keep=True)
             return

@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -101,12 +100,10 @@ def _csv_line(values: Row) -> bytes:
     ).encode()
 
 
-_FIELD = re.compile(r'(?:"((?:[^"]|"")*)"|([^",\n]*))(,|\n|\Z)')
+_FIELD = re.compile(rb'(?:"((?:[^"]|"")*)"|([^",\n]*))(,|\n|\Z)')
 
 
-def read_page(
-    content: bytes, start: int, size: int, *, csv: bool, columns: int = 1
-) -> tuple[list[Row], int | None]:
+def read_page(content: bytes, start: int, size: int, *, csv: bool) -> tuple[list[Row], int | None]:
     """Rows of a result file from a place in it, and the place of the next row, None at the end."""
     rows: list[Row] = []
     if not csv:
@@ -116,27 +113,21 @@ def read_page(
             rows.append([content[start:end].decode()])
             start = end + 1
     else:
-        # A slice of the file is enough, unless its rows are very long.
-        text = content[start:].decode()
-        place = 0
-        for row, end in _csv_rows(text):
+        while start < len(content) and len(rows) < size:
+            row, start = _csv_row(content, start)
             rows.append(row)
-            place = end
-            if len(rows) == size:
-                break
-        start += len(text[:place].encode())
     return rows, start if start < len(content) else None
 
 
-def _csv_rows(text: str) -> Iterator[tuple[Row, int]]:
-    place, row = 0, []
-    while place < len(text):
-        field = _FIELD.match(text, place)
+def _csv_row(content: bytes, place: int) -> tuple[Row, int]:
+    """The row that begins at a place, and the place of the next one."""
+    row: Row = []
+    while True:
+        field = _FIELD.match(content, place)
         if field[1] is not None:
-            row.append(field[1].replace('""', '"'))
+            row.append(field[1].replace(b'""', b'"').decode())
         else:
-            row.append(field[2] or None)
+            row.append(field[2].decode() or None)
         place = field.end()
-        if field[3] != ",":
-            yield row, place
-            row = []
+        if field[3] != b",":
+            return row, place

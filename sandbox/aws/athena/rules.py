@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from ..errors import InvalidRequest, QueryFailed
 from . import types
-from .lexer import unquote
+from .lexer import Lexer, unquote
 from .statements import CreateTable, CreateTableAsSelect, Unload
 
 MAX_QUERY = 262144
@@ -42,6 +42,22 @@ _ICEBERG_TABLE_PROPERTIES = frozenset(
 
 # https://docs.aws.amazon.com/athena/latest/ug/unload.html
 _UNLOAD_PROPERTIES = frozenset("format partitioned_by compression compression_level field_delimiter".split())
+
+
+def check_catalogs(sql: str) -> None:
+    """Trino's own catalogue `system` (its queries, nodes, settings) is none of Athena's.
+
+    Raises:
+        QueryFailed: the statement reads it.
+    """
+    lexer = Lexer(sql)
+    while not lexer.at_end:
+        begins = lexer.word() in ("FROM", "JOIN", "INTO", "TABLE", ",")
+        lexer.take()
+        token = lexer.peek()
+        if begins and unquote(token.text).lower() == "system" and lexer.word(1) == "." == lexer.word(3):
+            line, column = lexer.position(token)
+            raise QueryFailed(f"CATALOG_NOT_FOUND: line {line}:{column + 1}: Catalog 'system' not found")
 
 
 def check_ctas(statement: CreateTableAsSelect) -> None:

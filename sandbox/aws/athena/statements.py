@@ -411,6 +411,10 @@ _EXPECTED = ", ".join(
 
 def _query(lexer: Lexer) -> Statement:
     verb = Lexer(lexer.sql).word()
+    if verb == "WITH" and lexer.word() in ("FUNCTION", "SESSION") and lexer.word(1) not in ("AS", "("):
+        raise InvalidRequest(  # newer than Athena's Trino
+            f"line 1:1: mismatched input '{lexer.peek(1).text}'. Expecting: '(', 'AS'", "MALFORMED_QUERY"
+        )
     writes = verb in ("INSERT", "UPDATE", "DELETE", "MERGE")
     return Query(verb=verb if writes else "SELECT", sql=lexer.sql)
 

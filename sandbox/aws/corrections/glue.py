@@ -40,19 +40,28 @@ class CorrectedGlue(GlueResponse):
             raise JsonRESTError(
                 "ConcurrentModificationException", "Update table failed due to concurrent modifications."
             )
-        self._keep_parameters(table.as_dict())
+        self._complete(table.as_dict())
         return super().update_table()
 
-    def _keep_parameters(self, current: dict[str, Any]) -> None:
-        """Properties of Iceberg tables outlive commits.
+    def create_table(self) -> ActionResult:
+        """See `_complete`."""
+        self._complete({})
+        return super().create_table()
 
-        Trino: a commit writes only the parameters it knows. AWS: Athena's own (`vacuum_…`, `optimize_…`, what
-        clients have set) stay.
+    def _complete(self, current: dict[str, Any]) -> None:
+        """Iceberg tables have what Athena writes beside what Trino does.
+
+        Trino: a commit writes only the parameters it knows, and columns without any. AWS: Athena's own
+        (`vacuum_…`, `optimize_…`, what clients have set) stay, and columns say that they are current:
+        awswrangler and dbt-athena see no others.
         """
         definition = self.parameters["TableInput"]
         old, new = current.get("Parameters") or {}, definition.get("Parameters") or {}
         if self._by_trino and new.get("table_type", "").upper() == "ICEBERG":
             definition["Parameters"] = {**old, **new}
+            for column in definition.get("StorageDescriptor", {}).get("Columns", []):
+                shown = {"iceberg.field.current": "true", "iceberg.field.optional": "true"}
+                column["Parameters"] = {**(column.get("Parameters") or {}), **shown}
             self.body = json.dumps({**self.parameters, "TableInput": definition})
 
     def get_table(self) -> ActionResult:

@@ -159,6 +159,10 @@ class Policies:
                 return policy
         raise RealtimeError(f"policy {name} is missing: put its rows back into credit_policy.csv")
 
+    def products(self) -> list[str]:
+        """The names of everything that was ever sold."""
+        return sorted({product for _, product in self._terms})
+
     def terms(self, version: str, product: str) -> Terms | None:
         """A product under a policy; None where it is not sold."""
         return self._terms.get((version, product))
@@ -204,7 +208,9 @@ def decide(inputs: Inputs, policies: Policies, scorer: Scorer) -> Decision:
     if income is not None:
         if amount > policy.max_income_multiple * income:
             refused.append(POLICY_LIMIT)
-        share = min(policy.max_commitment * income / _instalment(amount, rate, inputs.term_months), Decimal(1))
+        share = min(
+            policy.max_commitment * income / _instalment(amount, rate, inputs.term_months), Decimal(1)
+        )
         if share < 1:
             amount = (inputs.requested_amount * share / _STEP).to_integral_value(ROUND_FLOOR) * _STEP
         if amount < policy.min_approved_share * inputs.requested_amount or amount <= 0:

@@ -12,6 +12,9 @@ with engine.begin() as connection:
     connection.exec_driver_sql(f"select pg_advisory_xact_lock({_LOCK})")
     connection.exec_driver_sql("create schema if not exists realtime")
     context.configure(
-        connection=connection, target_metadata=None, version_table_schema="realtime", version_table="migrations"
+        connection=connection,
+        target_metadata=None,
+        version_table_schema="realtime",
+        version_table="migrations",
     )
     context.run_migrations()

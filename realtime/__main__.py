@@ -5,6 +5,7 @@ import asyncio
 import sys
 from uuid import UUID
 
+from realtime import log
 from realtime.errors import RealtimeError
 from realtime.settings import Settings
 
@@ -12,6 +13,7 @@ from realtime.settings import Settings
 def main() -> int:
     """Runs a command; returns its exit code."""
     options = _parser().parse_args()
+    log.catch_libraries()
     try:
         return options.act(options, Settings.from_environment()) or 0
     except RealtimeError as error:

@@ -154,7 +154,11 @@ class Bureau:
         self._calls = 0
         self._hedges = 0
         self._client = httpx.AsyncClient(
-            base_url=url, headers={"X-Api-Key": api_key, "Accept": "application/json"}, timeout=timeout
+            base_url=url,
+            headers={"X-Api-Key": api_key, "Accept": "application/json"},
+            timeout=timeout,
+            # No limit: a connection that a cancelled call leaves behind must not keep others waiting.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=8),
         )
 
     async def __aenter__(self) -> "Bureau":

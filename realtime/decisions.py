@@ -35,7 +35,8 @@ select
     customer.orders as customer_orders, customer.amount as customer_amount, device.orders as device_orders
 from app.credit_orders as o
 join app.customers as c using (customer_id)
-left join app.risk_evaluations as evaluated on evaluated.evaluation_id = any($2) and evaluated.order_id = o.order_id
+left join app.risk_evaluations as evaluated
+    on evaluated.evaluation_id = any($2) and evaluated.order_id = o.order_id
 left join lateral (
     select min(k.granted_at) as granted_at
     from app.consents as k

@@ -22,7 +22,7 @@ from realtime.settings import Clock
 CHANNEL = "realtime_outbox"
 """Told when there is something to decide."""
 
-_ACCEPT = f"""
+_ACCEPT = """
 with request as (
     select *
     from unnest(
@@ -55,7 +55,7 @@ queued as (
     order by r.place
     returning order_id
 )
-select order_id, pg_notify('{CHANNEL}', '')
+select order_id, pg_notify('realtime_outbox', '')
 from queued
 """
 
@@ -140,9 +140,9 @@ class Intake:
             except UNAVAILABLE as error:
                 log.event("database_unavailable", "error", at="intake", error=type(error).__name__)
                 self._turn_away(batch)
-            except asyncpg.PostgresError as error:
-                # One of them is at fault: the others must not suffer.
-                log.event("batch_failed", "error", orders=len(batch), sqlstate=error.sqlstate)
+            except Exception as error:
+                # One of them may be at fault: the others must not suffer.
+                log.event("batch_failed", "error", orders=len(batch), error=type(error).__name__)
                 await self._store_singly(batch)
 
     def _take(self) -> list[_Waiting]:
@@ -163,7 +163,7 @@ class Intake:
         for waiting in batch:
             try:
                 await self._store([waiting])
-            except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+            except Exception as error:
                 log.event(
                     "order_failed", "error", order_id=waiting.order.order_id, error=type(error).__name__
                 )

@@ -15,7 +15,9 @@ from realtime.orders import Refusal
 
 _REFRESH = 2.0  # seconds until a new or a revoked key is noticed
 _READ = """
-select key_sha256, name, partner_id, requests_per_second, burst from realtime.api_keys where revoked_at is null
+select key_sha256, name, partner_id, requests_per_second, burst
+from realtime.api_keys
+where revoked_at is null
 """
 
 

@@ -1,7 +1,7 @@
 """What the policy says of an order, as a pure function of what was known: the same inputs, the same decision.
 
-Thresholds are data (`credit_policy.csv`, `product_terms.csv`), one version valid from a day until the next one
-is. A decision names its version, and its inputs are stored with it, so it can be made again at any time.
+Thresholds are data (`credit_policy.csv`, `product_terms.csv`), one version valid from a day until the next
+begins. A decision names its version and is stored with its inputs, so it can be made again at any time.
 """
 
 import csv

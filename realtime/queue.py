@@ -92,7 +92,7 @@ with buried as (
 insert into realtime.dead_letters (message_id, order_id, customer_id, attempts, error)
 select message_id, order_id, customer_id, attempts, $2 from buried
 """
-_REPLAY = f"""
+_REPLAY = """
 with risen as (
     update realtime.dead_letters
     set replayed_at = clock_timestamp()
@@ -104,7 +104,7 @@ queued as (
     select order_id, customer_id from risen order by message_id
     returning 1
 )
-select count(*), pg_notify('{CHANNEL}', '') from queued
+select count(*), pg_notify('realtime_outbox', '') from queued
 """
 
 

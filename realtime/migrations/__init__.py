@@ -25,7 +25,7 @@ def migrate(dsn: str) -> None:
     except DBAPIError as error:
         code = getattr(error.orig, "sqlstate", None) or "no connection"
         raise RealtimeError(
-            f"the database could not be migrated ({code}): check that REALTIME_DSN names an owner of schema app"
+            f"the database could not be migrated ({code}): REALTIME_DSN must name an owner of schema app"
         ) from None
 
 

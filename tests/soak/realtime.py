@@ -58,7 +58,7 @@ class Stack:
     scale: float = 0.05
     lease: float = 2.0
     faults: Faults = field(default_factory=Faults)
-    keys: dict[str, str] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict, repr=False)
     """API keys by partner; `""` is the reviewer's."""
 
     def __enter__(self) -> "Stack":

@@ -391,6 +391,24 @@ def test_the_queue_keeps_the_order_of_a_customer_and_delivers_again(stack: Stack
         connection.execute("delete from realtime.dead_letters")
 
 
+def test_what_is_delivered_again_is_not_decided_again(stack: Stack, people: Iterator) -> None:
+    for status in ("approved", "in_review"):
+        decided(stack, people, status)
+    count = (
+        "select (select count(*) from app.risk_evaluations), (select count(*) from app.credit_order_events),"
+        " (select max(updated_at) from app.credit_orders)"
+    )
+    with stack.connect() as connection:
+        before = connection.execute(count).fetchone()
+        again = connection.execute(
+            "insert into realtime.outbox (order_id, customer_id)"
+            " select order_id, customer_id from app.credit_orders where metadata ? 'device_id'"
+        ).rowcount
+        stack.wait_until_decided()
+        assert again >= 2
+        assert connection.execute(count).fetchone() == before
+
+
 def test_an_order_that_nobody_can_decide_becomes_a_dead_letter(stack: Stack, people: Iterator) -> None:
     partner, cpf = next(people)
     with stack.connect() as connection:
@@ -517,7 +535,7 @@ def test_the_next_ingestion_run_lands_these_orders(stack: Stack, new_folder: Cal
         ):
             landed = duckdb.sql(
                 f"select count(*), count(distinct ({key})) from '{lake}/raw/app/{table}/*/*.parquet'"
-            ).fetchone()
+            ).fetchall()[0]
             rows = connection.execute(f"select count(*) from app.{table}").fetchone()[0]
             assert landed == (rows, rows), table
 

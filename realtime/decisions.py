@@ -148,7 +148,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a delivery: `done`; `later`, after `wait` seconds; or `failed`, for the reason `error`."""
+    """What became of a delivery: `done`, `later` (after `wait` seconds), or `failed` (because of `error`)."""
 
     kind: Literal["done", "later", "failed"]
     wait: float = 0

@@ -466,7 +466,7 @@ def test_what_is_under_way_is_finished_on_sigterm(stack: Stack, people: Iterator
     for number, thread in enumerate(threads):
         thread.start()
         if number == 20:
-            stack._processes["service"].send_signal(signal.SIGTERM)
+            stack.process("service").send_signal(signal.SIGTERM)
     for thread in threads:
         thread.join()
 

@@ -52,12 +52,15 @@ _SEED = 7  # of the world
 
 @dataclass
 class Stack:
-    """A world's PostgreSQL and bureau with the service and the worker on top, each in a process of its own."""
+    """A world's PostgreSQL and bureau, with the service and the worker on top, each a process of its own."""
 
     folder: Path
     scale: float = 0.05
     lease: float = 2.0
     faults: Faults = field(default_factory=Faults)
+    """Of the bureau."""
+    settings: dict[str, str] = field(default_factory=dict)
+    """Of PostgreSQL."""
     keys: dict[str, str] = field(default_factory=dict, repr=False)
     """API keys by partner; `""` is the reviewer's."""
 
@@ -119,7 +122,7 @@ class Stack:
     def start(self, name: str) -> None:
         """Starts one of the four."""
         if name == "postgres":
-            self._postgres = Postgres(self.folder / "pgdata", self._postgres_log)
+            self._postgres = Postgres(self.folder / "pgdata", self._postgres_log, self.settings)
         elif name == "bureau":
             self._bureau = multiprocessing.get_context("spawn").Process(
                 target=_serve_bureau, args=(self.bureau_port, self.faults), daemon=True
@@ -150,6 +153,10 @@ class Stack:
         else:
             self._processes[name].kill()
             self._processes[name].wait()
+
+    def process(self, name: str) -> subprocess.Popen:
+        """Service or worker."""
+        return self._processes[name]
 
     def ask_to_stop(self, name: str) -> int:
         """Sends SIGTERM to service or worker; returns its exit code."""

@@ -123,7 +123,8 @@ def _run(stack: Stack, given: argparse.Namespace, rate: float | None, seconds: f
 def _show(name: str, result: dict[str, Any]) -> None:
     print(
         f"{name}: {result['per_second']:,.0f} accepted/s, p50 {result['p50']:.1f} ms,"
-        f" p99 {result['p99']:.1f} ms, others {result['others']}; the service used {result['service_cpu']:.2f} cores",
+        f" p99 {result['p99']:.1f} ms, others {result['others']};"
+        f" the service used {result['service_cpu']:.2f} cores",
         flush=True,
     )
 

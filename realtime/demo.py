@@ -31,6 +31,7 @@ from sandbox import control
 from sandbox.errors import SandboxError
 from sandbox.loader import read_world
 
+_ORDERS = "/v1/credit-orders"
 _RATE = 5  # orders a second
 
 
@@ -109,18 +110,18 @@ def _send_orders(url: str, customers: list[tuple[str, str]], keys: dict[str, str
     rng = random.Random()
     waiting: list[tuple[str, str, float]] = []
     became: Counter[str] = Counter()
-    with httpx.Client(base_url=f"{url}/v1/credit-orders", timeout=10) as client:
+    with httpx.Client(base_url=url, timeout=10) as client:
         while True:
             partner, cpf = rng.choice(customers)
             body = _order(rng, cpf)
-            client.post("", json=body, headers={"X-Api-Key": keys[partner]}).raise_for_status()
+            client.post(_ORDERS, json=body, headers={"X-Api-Key": keys[partner]}).raise_for_status()
             waiting.append((partner, body["order_id"], time.monotonic()))
             time.sleep(1 / _RATE)
             partner, order_id, sent = waiting[0]
             if time.monotonic() - sent < 1:
                 continue
             del waiting[0]
-            order = client.get(f"/{order_id}", headers={"X-Api-Key": keys[partner]}).json()
+            order = client.get(f"{_ORDERS}/{order_id}", headers={"X-Api-Key": keys[partner]}).json()
             became[order["status"]] += 1
             reasons = " ".join(reason["text"] for reason in order["reasons"])
             print(

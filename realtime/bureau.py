@@ -20,8 +20,8 @@ import tenacity
 from prometheus_client import Counter, Gauge, Histogram
 
 _PATH = "/v1/scores/batch"
-MAX_SUBJECTS = 100  # a person has one or two records in the time looked at, and a page holds 200
-_LOOK_BACK = timedelta(days=60)  # the bureau records monthly
+MAX_SUBJECTS = 100  # a person has one or two records in the time looked at: one page of 200
+_LOOK_BACK = timedelta(days=31)  # the bureau records every 30 days
 
 _CALLS = Counter("realtime_bureau_calls_total", "Calls to the bureau", ["outcome"])
 _HEDGES = Counter(

@@ -33,6 +33,10 @@ clean: ## Remove the worlds, lakes and warehouses that the demo made
 			SANDBOX_DIR=.sandbox $(BIN)/python -m sandbox down --world $$world --wipe || exit 1; fi; done
 	rm -rf .sandbox lake lake-berka warehouse.duckdb* warehouse-berka.duckdb* target logs
 
+.PHONY: realtime
+realtime: setup-dev ## Credit orders over HTTP, decided as they come, with traffic, on the demo's world; Ctrl-C ends it
+	@$(BIN)/python -m realtime.demo
+
 ##@ Develop
 .PHONY: test
 # Three workers for two cores: much of a test is waiting.
@@ -122,6 +126,10 @@ soak-athena: setup-dev ## The local Athena: times, memory, 1,000 queries, 500 co
 .PHONY: conformance-athena
 conformance-athena: setup-dev ## All classes of dbt-tests-adapter that dbt-athena supports, on the local Athena
 	@$(BIN)/python -m pytest -q tests/dbt_adapter
+
+.PHONY: soak-realtime
+soak-realtime: setup-dev ## 10 minutes of credit orders while everything is killed (SOAK="--seconds 60 --seed 7")
+	@$(BIN)/python -m tests.soak.realtime $(SOAK)
 
 ##@ Help
 .PHONY: help

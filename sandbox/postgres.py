@@ -83,9 +83,12 @@ def stop(pgdata: Path) -> None:
 
 
 class Postgres:
-    """A running server. It stops when `stop` is called and, on Linux, when this process dies."""
+    """A running server. It stops when `stop` is called and, on Linux, when this process dies.
 
-    def __init__(self, pgdata: Path, log: IO[bytes]) -> None:
+    `settings` are PostgreSQL's own, in place of the sandbox's.
+    """
+
+    def __init__(self, pgdata: Path, log: IO[bytes], settings: dict[str, str] | None = None) -> None:
         self.pgdata = pgdata
         self._log = log
         self._identity = _identity()
@@ -93,7 +96,11 @@ class Postgres:
         _make_cluster(pgdata, self._identity, log)
         self._socket_folder = self._choose_socket_folder()
         self.dsn = dsn(self._socket_folder)
-        options = [part for name, value in _OPTIONS.items() for part in ("-c", f"{name}={value}")]
+        options = [
+            part
+            for name, value in (_OPTIONS | (settings or {})).items()
+            for part in ("-c", f"{name}={value}")
+        ]
         self._process = subprocess.Popen(
             [str(_BIN / "postgres"), "-D", str(pgdata), "-k", str(self._socket_folder), *options],
             stdin=subprocess.DEVNULL,

@@ -11,11 +11,14 @@ from conftest import ROOT
 
 from ingestion.settings import Settings as IngestionSettings
 from ingestion.settings import StorageSettings
+from realtime.settings import Settings as RealtimeSettings
 from sandbox.settings import Settings as SandboxSettings
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-FOLDERS = "ingestion|models|seeds|snapshots|macros|tests|profiles|sandbox|docs|offline_packages|benchmarks"
+FOLDERS = (
+    "ingestion|models|seeds|snapshots|macros|tests|profiles|sandbox|docs|offline_packages|benchmarks|realtime"
+)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -30,7 +33,9 @@ def test_every_path_and_target_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_every_command_is_known(page: Path) -> None:
-    for module, command in set(re.findall(r"python -m (ingestion|sandbox) ([a-z]+)", page.read_text())):
+    for module, command in set(
+        re.findall(r"python -m (ingestion|sandbox|realtime) ([a-z-]+)", page.read_text())
+    ):
         done = subprocess.run(
             [sys.executable, "-m", module, command, "--help"], cwd=ROOT, capture_output=True, check=False
         )
@@ -44,6 +49,9 @@ def test_every_setting_in_the_code_is_in_env_example() -> None:
         used |= set(re.findall(r"env_var\(['\"]([A-Z_]+)['\"]", path.read_text()))
     for path in [*ROOT.glob("ingestion/*.py"), *ROOT.glob("sandbox/**/*.py")]:
         used |= set(re.findall(r"environ(?:\.get\(|\[)['\"]([A-Z_]+)['\"]", path.read_text()))
-    used |= {field.name.upper() for field in (*fields(IngestionSettings), *fields(StorageSettings))}
+    used |= {
+        field.name.upper()
+        for field in (*fields(IngestionSettings), *fields(StorageSettings), *fields(RealtimeSettings))
+    }
     used |= {name.upper() for name in SandboxSettings.model_fields}
     assert used - listed - {"PYTHONPATH", "CI", "DBT_TARGET_PATH", "DBT_LOG_PATH"} == set()

@@ -1,0 +1,1 @@
+"""Real-time credit decisions: orders in over HTTP, decided exactly once, explained."""

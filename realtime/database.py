@@ -1,0 +1,35 @@
+"""Connections to PostgreSQL as this service wants them."""
+
+import asyncpg
+
+# What a caller may see while PostgreSQL restarts, fails over or is too busy; the request is safe to repeat.
+UNAVAILABLE = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InternalClientError,  # a connection that broke in the middle of an answer
+    asyncpg.InterfaceError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
+)
+
+_SESSION = {
+    "application_name": "realtime",
+    # An acknowledged order is on disk, whatever the server's default is.
+    "synchronous_commit": "on",
+    "timezone": "UTC",
+    "idle_in_transaction_session_timeout": "30s",
+}
+
+
+def open_pool(dsn: str, size: int) -> asyncpg.Pool:
+    """A pool of up to `size` connections, made when needed; `await` it or use it as a context manager."""
+    return asyncpg.create_pool(
+        dsn, min_size=0, max_size=size, timeout=5, command_timeout=10, server_settings=_SESSION
+    )
+
+
+async def connect(dsn: str) -> asyncpg.Connection:
+    """A connection outside of any pool, to listen with."""
+    return await asyncpg.connect(dsn, timeout=5, command_timeout=10, server_settings=_SESSION)

@@ -1,0 +1,153 @@
+"""`make realtime`: everything on the sandbox's world, with partners that send orders, until Ctrl-C.
+
+The orders are made on the day after the world's: `python -m sandbox advance`, then the next `make demo` lands
+them together with that day.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+
+from realtime.database import open_pool
+from realtime.errors import RealtimeError
+from realtime.keys import add_key
+from realtime.migrations import migrate
+from realtime.policy import load_policies
+from realtime.settings import Settings
+from sandbox import control
+from sandbox.errors import SandboxError
+from sandbox.loader import read_world
+
+_ORDERS = "/v1/credit-orders"
+_RATE = 5  # orders a second
+
+
+def main() -> int:
+    """Runs until Ctrl-C or SIGTERM; returns the exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    world = None
+    try:
+        world = control.up(progress=lambda text: print(f"  {text} …", flush=True))
+        _run(world)
+    except KeyboardInterrupt:
+        print("stopping", flush=True)
+    except (RealtimeError, SandboxError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        if world and world.started:
+            control.down()
+    return 0
+
+
+def _run(world: control.Status) -> None:
+    with psycopg.connect(world.dsn, autocommit=True) as connection:
+        bureau_key = read_world(connection).bureau_api_key
+        customers = connection.execute(
+            "select partner_id, cpf from app.customers order by customer_id"
+        ).fetchall()
+    migrate(world.dsn)
+    os.environ |= {
+        "REALTIME_DSN": world.dsn,
+        "BUREAU_URL": f"http://127.0.0.1:{world.port}",
+        "BUREAU_API_KEY": bureau_key,
+        "REALTIME_DATE": (world.world_date + timedelta(days=1)).isoformat(),
+    }
+    settings = Settings.from_environment()
+    keys = asyncio.run(_keys(world.dsn, sorted({partner for partner, _ in customers})))
+    url = f"http://{settings.realtime_host}:{settings.realtime_port}"
+    log = (world.folder / "realtime.log").open("ab")
+    with contextlib.ExitStack() as running:
+        running.callback(log.close)
+        for command in ("serve", "work"):
+            # In a session of their own: Ctrl-C is for this process, which then ends them in order.
+            process = subprocess.Popen(
+                [sys.executable, "-m", "realtime", command], stdout=log, stderr=log, start_new_session=True
+            )
+            running.callback(process.wait)
+            running.callback(process.terminate)
+        _wait(url, Path(log.name))
+        print(f"\norders: {url}/v1/credit-orders   described: {url}/openapi.json   figures: {url}/metrics")
+        print(
+            f"a partner's key: {next(iter(keys.values()))} ({next(iter(keys))})   a reviewer's: {keys['']}\n"
+        )
+        _send_orders(url, customers, keys)
+
+
+async def _keys(dsn: str, partners: list[str]) -> dict[str, str]:
+    """Fresh keys; those of an earlier demo end."""
+    async with open_pool(dsn, 1) as pool:
+        await pool.execute("update realtime.api_keys set revoked_at = now() where name like 'demo %'")
+        keys = {p: await add_key(pool, f"demo {p}", p, 100, 200) for p in partners}
+        return keys | {"": await add_key(pool, "demo reviewer", None, 10, 20)}
+
+
+def _wait(url: str, log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/healthz").status_code == 200:
+                return
+        time.sleep(0.1)
+    raise RealtimeError(f"the service did not start: see {log}")
+
+
+def _send_orders(url: str, customers: list[tuple[str, str]], keys: dict[str, str]) -> None:
+    """Posts orders at a steady rate and prints what became of each, until interrupted."""
+    rng = random.Random()
+    waiting: list[tuple[str, str, float]] = []
+    became: Counter[str] = Counter()
+    with httpx.Client(base_url=url, timeout=10) as client:
+        while True:
+            partner, cpf = rng.choice(customers)
+            body = _order(rng, cpf)
+            client.post(_ORDERS, json=body, headers={"X-Api-Key": keys[partner]}).raise_for_status()
+            waiting.append((partner, body["order_id"], time.monotonic()))
+            time.sleep(1 / _RATE)
+            partner, order_id, sent = waiting[0]
+            if time.monotonic() - sent < 1:
+                continue
+            del waiting[0]
+            order = client.get(f"{_ORDERS}/{order_id}", headers={"X-Api-Key": keys[partner]}).json()
+            became[order["status"]] += 1
+            reasons = " ".join(reason["text"] for reason in order["reasons"])
+            print(
+                f"{order_id}  {order['product']:<18} {order['currency']} {order['requested_amount']:>10}"
+                f"  {order['status']:<9} {reasons}",
+                flush=True,
+            )
+            if sum(became.values()) % 50 == 0:
+                print("  ".join(f"{status}: {count}" for status, count in sorted(became.items())), flush=True)
+
+
+def _order(rng: random.Random, cpf: str) -> dict[str, Any]:
+    policies = load_policies()
+    product = rng.choice(policies.products())
+    terms = policies.terms("2025.1", product)
+    low, high = int(terms.min_amount), int(terms.max_amount)
+    return {
+        "order_id": str(uuid.uuid4()),
+        "cpf": cpf,
+        "product": product,
+        "currency": terms.currencies.split()[0],
+        "requested_amount": f"{round(low * (high / low) ** (rng.random() * 0.6)):.2f}",
+        "term_months": rng.randint(terms.min_term_months, terms.max_term_months),
+        "metadata": {"channel": rng.choice(["app", "web"]), "device_id": f"device-{rng.randrange(10**9)}"},
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

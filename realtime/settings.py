@@ -1,0 +1,67 @@
+"""Settings of the service, from the environment; `.env.example` lists them."""
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+from realtime.errors import RealtimeError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where everything is, and which day it is."""
+
+    realtime_dsn: str
+    """PostgreSQL, by a role that may write in schemas app and realtime."""
+    realtime_host: str = "127.0.0.1"
+    realtime_port: int = 8090
+    """Where orders come in; 0 takes any free port."""
+    realtime_worker_port: int = 8091
+    """Where the worker answers /healthz and /metrics; 0 takes any free port."""
+    bureau_url: str = ""
+    bureau_api_key: str = ""
+    realtime_date: str = ""
+    """The day it is, in UTC; unset: today. The sandbox's world has a date of its own."""
+
+    @classmethod
+    def from_environment(cls) -> "Settings":
+        """Reads the settings.
+
+        Raises:
+            RealtimeError: one is missing or makes no sense.
+        """
+        given = {name: os.environ.get(name.upper()) or None for name in cls.__dataclass_fields__}
+        given["realtime_dsn"] = given["realtime_dsn"] or os.environ.get("SOURCE_DSN")
+        if not given["realtime_dsn"]:
+            raise RealtimeError("REALTIME_DSN is not set; set it to the app's PostgreSQL: postgresql://…")
+        for name in ("realtime_port", "realtime_worker_port"):
+            if given[name] is not None:
+                if not given[name].isdigit() or int(given[name]) > 65535:
+                    raise RealtimeError(f"{name.upper()} must be a port: 0 to 65535")
+                given[name] = int(given[name])
+        return cls(**{name: value for name, value in given.items() if value is not None})
+
+    def clock(self) -> "Clock":
+        """The clock of this day.
+
+        Raises:
+            RealtimeError: REALTIME_DATE is no day.
+        """
+        if not self.realtime_date:
+            return Clock()
+        try:
+            day = date.fromisoformat(self.realtime_date)
+        except ValueError:
+            raise RealtimeError("REALTIME_DATE must be a day: 2025-12-31") from None
+        return Clock(day - datetime.now(UTC).date())
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The time of business: when an order was made, what was known then. The queue keeps the server's own."""
+
+    offset: timedelta = timedelta()
+
+    def now(self) -> datetime:
+        """This moment, in UTC."""
+        return datetime.now(UTC) + self.offset

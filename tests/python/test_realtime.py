@@ -1,0 +1,555 @@
+"""From an order over HTTP to its decision, on a real PostgreSQL, a real bureau and real processes."""
+
+import asyncio
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import psycopg
+import pytest
+from conftest import ROOT, SETTINGS
+
+from realtime.database import open_pool
+from realtime.decisions import evaluation_id, replay
+from realtime.errors import RealtimeError
+from realtime.policy import load_policies
+from realtime.queue import PostgresQueue, replay_dead_letters
+from tests.soak.realtime import Campaign, Stack, order_body
+
+RNG = random.Random(11)
+
+
+@pytest.fixture(scope="module")
+def stack(new_folder: Callable[[str], Path]) -> Iterator[Stack]:
+    with Stack(new_folder("rt")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def people(stack: Stack) -> Iterator[tuple[str, str]]:
+    """Customers (partner, CPF) whom the bureau knows, each used once."""
+    with stack.connect() as connection:
+        return iter(
+            connection.execute(
+                "select c.partner_id, c.cpf from app.customers as c"
+                " where exists (select from app.consents as k where k.customer_id = c.customer_id"
+                " and k.scope = 'bureau' and k.revoked_at is null"
+                " and coalesce(k.expires_at, 'infinity') > '2026-02-01'"
+                " and k.granted_at < '2025-12-01')"
+                " order by customer_id"
+            ).fetchall()
+        )
+
+
+def call(
+    stack: Stack, method: str, path: str, body: Any = None, key: str | None = None, **headers: str
+) -> tuple[int, dict[str, Any], dict[str, str]]:
+    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"} | ({"X-Api-Key": key} if key else {}) | headers
+    request = urllib.request.Request(stack.url + path, data, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status, json.loads(response.read()), dict(response.headers)
+    except urllib.error.HTTPError as error:
+        problem = json.loads(error.read()) | {"content_type": error.headers["Content-Type"]}
+        return error.code, problem, dict(error.headers)
+
+
+def post(stack: Stack, partner: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    return call(stack, "POST", "/v1/credit-orders", body, stack.keys[partner])[:2]
+
+
+def get(stack: Stack, partner: str, order_id: str) -> tuple[int, dict[str, Any]]:
+    return call(stack, "GET", f"/v1/credit-orders/{order_id}", key=stack.keys[partner])[:2]
+
+
+def events(stack: Stack, order_id: str) -> list[tuple]:
+    with stack.connect() as connection:
+        return connection.execute(
+            "select seq, event_type, from_status, to_status, actor from app.credit_order_events"
+            " where order_id = %s order by seq",
+            (order_id,),
+        ).fetchall()
+
+
+def run(stack: Stack, act: Callable[..., Any], *arguments: Any) -> Any:
+    async def with_pool() -> Any:
+        async with open_pool(stack.dsn, 2) as pool:
+            return await act(pool, *arguments)
+
+    return asyncio.run(with_pool())
+
+
+def decided(stack: Stack, people: Iterator, status: str) -> tuple[str, dict[str, Any]]:
+    """Partner and answer of an order that was decided so; tries customers until one is."""
+    for partner, cpf in people:
+        body = order_body(RNG, cpf)
+        assert post(stack, partner, body)[0] == 202
+        stack.wait_until_decided()
+        order = get(stack, partner, body["order_id"])[1]
+        if order["status"] == status:
+            return partner, order
+    raise AssertionError(f"nobody was {status}")
+
+
+def test_an_order_is_taken_in_decided_and_explained(stack: Stack, people: Iterator) -> None:
+    for status, event in (("approved", "approved"), ("rejected", "rejected"), ("in_review", "referred")):
+        partner, order = decided(stack, people, status)
+        order_id = order["order_id"]
+
+        assert events(stack, order_id) == [
+            (1, "created", None, "in_review", "customer"),
+            (2, event, "in_review", status, "system"),
+        ]
+        assert (order["approved_amount"] is not None) == (status == "approved")
+        assert bool(order["reasons"]) == (status != "approved")
+        assert all(reason["text"].endswith(".") for reason in order["reasons"])
+        assert order["partner_id"] == partner
+        assert run(stack, replay, uuid.UUID(order_id), load_policies()) == []
+
+
+def test_the_same_order_again_is_the_same_answer(stack: Stack, people: Iterator) -> None:
+    partner, cpf = next(people)
+    body = order_body(RNG, cpf)
+    backwards = dict(reversed(body.items())) | {"requested_amount": float(body["requested_amount"])}
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda n: post(stack, partner, (body, backwards)[n % 2]), range(24)))
+    stack.wait_until_decided()
+
+    assert answers == [answers[0]] * 24
+    assert answers[0][0] == 202
+    assert post(stack, partner, body) == answers[0]  # after the decision, too
+    assert len(events(stack, body["order_id"])) == 2
+    for change in ({"term_months": body["term_months"] % 24 + 6}, {"purpose": None}, {"metadata": {}}):
+        status, problem = post(stack, partner, body | change)
+        assert (status, problem.get("type")) == (409, "urn:credit-lakehouse:problem:conflict")
+
+
+def test_a_partner_never_sees_the_order_of_another(stack: Stack, people: Iterator) -> None:
+    partner, cpf = next(people)
+    body = order_body(RNG, cpf)
+    assert post(stack, partner, body)[0] == 202
+    other, other_cpf = next(person for person in people if person[0] != partner)
+    order_id = body["order_id"]
+    absent = get(stack, other, str(uuid.uuid4()))
+
+    assert get(stack, other, order_id) == absent
+    assert (absent[0], absent[1]["content_type"]) == (404, "application/problem+json")
+    for form in (order_id.upper(), order_id.replace("-", ""), f"%7B{order_id}%7D", f"{order_id}/"):
+        assert get(stack, other, form) == get(stack, partner, form)  # an order has one name
+        assert get(stack, other, form)[0] == 404
+    assert call(stack, "POST", f"/v1/credit-orders/{order_id}/review", {}, stack.keys[other])[0] == 403
+    # Under the id of the other's order: refused, and nothing of it changes or is told.
+    status, problem = post(stack, other, order_body(RNG, other_cpf) | {"order_id": order_id})
+    assert status == 409
+    assert cpf not in json.dumps(problem)
+    assert get(stack, partner, order_id)[1]["partner_id"] == partner
+    # The customer of another is as unknown as nobody's.
+    nobody = post(stack, other, order_body(RNG, "52998224725"))
+    assert post(stack, other, order_body(RNG, cpf)) == nobody
+    assert nobody[0] == 422
+
+
+def test_who_may_call_how_often_and_with_what(stack: Stack, people: Iterator) -> None:
+    partner, cpf = next(people)
+    body, key = order_body(RNG, cpf), stack.keys[partner]
+    path = "/v1/credit-orders"
+
+    assert call(stack, "POST", path, body)[0] == 401
+    assert call(stack, "POST", path, body, "wrong")[0] == 401
+    assert call(stack, "POST", path, body, stack.keys[""])[0] == 403
+    assert call(stack, "GET", path, None, key)[0] == 405
+    assert call(stack, "POST", path, body, key, **{"Content-Type": "text/plain"})[0] == 415
+    assert call(stack, "POST", path, b" " * 16_385, key)[0] == 413
+    assert call(stack, "POST", path, b"{", key)[0] == 400
+    assert call(stack, "POST", path, body | {"cpf": "52998224724"}, key)[1]["errors"][0]["pointer"] == "/cpf"
+    assert call(stack, "GET", "/v1", None, key)[0] == 404
+
+    with stack.connect() as connection:
+        connection.execute(
+            "update realtime.api_keys set requests_per_second = 0.5, burst = 3 where partner_id = %s",
+            (partner,),
+        )
+        time.sleep(3)  # keys are read again every two seconds
+        answers = [call(stack, "GET", f"{path}/{uuid.uuid4()}", None, key) for _ in range(5)]
+        connection.execute(
+            "update realtime.api_keys set requests_per_second = 1000, burst = 1000 where partner_id = %s",
+            (partner,),
+        )
+        time.sleep(3)
+    assert [status for status, *_ in answers] == [404, 404, 404, 429, 429]
+    assert answers[-1][2]["retry-after"] == "2"
+
+
+def test_every_route_is_described(stack: Stack) -> None:
+    status, document, _ = call(stack, "GET", "/openapi.json")
+
+    assert status == 200
+    assert set(document["paths"]) == {
+        "/v1/credit-orders",
+        "/v1/credit-orders/{order_id}",
+        "/v1/credit-orders/{order_id}/review",
+    }
+    text = json.dumps(document)
+    for name in set(re.findall(r"#/components/schemas/(\w+)", text)):
+        assert name in document["components"]["schemas"]
+
+
+def test_without_consent_the_bureau_is_not_asked(stack: Stack, people: Iterator) -> None:
+    partner, cpf = next(people)
+    with stack.connect() as connection:
+        connection.execute(
+            "update app.consents set revoked_at = '2025-12-31' where scope = 'bureau' and customer_id ="
+            " (select customer_id from app.customers where cpf = %s)",
+            (cpf,),
+        )
+        body = order_body(RNG, cpf)
+        assert post(stack, partner, body)[0] == 202
+        stack.wait_until_decided()
+        decision, score, evidence = connection.execute(
+            "select decision, score, raw_response from app.risk_evaluations where order_id = %s",
+            (body["order_id"],),
+        ).fetchone()
+
+    assert (decision, score, evidence["request_id"]) == ("review", None, None)
+    assert evidence["inputs"]["has_bureau_consent"] is False
+
+
+def test_many_orders_at_once_are_for_a_person_to_judge(stack: Stack, people: Iterator) -> None:
+    partner, order = decided(stack, people, "approved")
+    with stack.connect() as connection:
+        cpf = connection.execute(
+            "select cpf from app.customers join app.credit_orders using (customer_id) where order_id = %s",
+            (order["order_id"],),
+        ).fetchone()[0]
+    bodies = [order_body(RNG, cpf, requested_amount="800.00", term_months=24) for _ in range(3)]
+    for body in bodies:
+        assert post(stack, partner, body)[0] == 202
+    stack.wait_until_decided()
+
+    codes = [[r["code"] for r in get(stack, partner, b["order_id"])[1]["reasons"]] for b in bodies]
+    assert codes == [[], [], ["FRAUD_SUSPECTED"]]
+
+
+def test_a_person_reviews(stack: Stack, people: Iterator) -> None:
+    partner, order = decided(stack, people, "rejected")
+    order_id = order["order_id"]
+    path = f"/v1/credit-orders/{order_id}/review"
+    refusal = {
+        "review_id": str(uuid.uuid4()),
+        "outcome": "reject",
+        "reason": "nothing new was handed in",
+        "reason_codes": ["LOW_SCORE"],
+    }
+    approval = {
+        "review_id": str(uuid.uuid4()),
+        "outcome": "approve",
+        "reason": "a higher income was proven by payslips",
+        "approved_amount": "500.00",
+        "interest_rate": "0.05",
+    }
+    key = stack.keys[""]
+
+    upheld = call(stack, "POST", path, refusal, key)
+    overturned = call(stack, "POST", path, approval, key)
+
+    assert upheld[0] == overturned[0] == 200
+    assert upheld[1]["criteria"]["reason_codes"] == [r["code"] for r in order["reasons"]]
+    assert upheld[1]["criteria"]["inputs"]["policy_version"] == "2025.1"
+    assert call(stack, "POST", path, approval, key)[1] == overturned[1]
+    assert call(stack, "POST", path, approval | {"interest_rate": "0.06"}, key)[0] == 409
+    assert call(stack, "POST", path, refusal | {"review_id": str(uuid.uuid4())}, key)[0] == 409  # it is final
+    assert events(stack, order_id)[1:] == [
+        (2, "rejected", "in_review", "rejected", "system"),
+        (3, "reviewed", "rejected", "rejected", "staff"),
+        (4, "approved", "rejected", "approved", "staff"),
+    ]
+    whole = get(stack, "", order_id)[1]
+    assert [(e["provider"], e["decision"]) for e in whole["evaluations"]] == [
+        ("policy", "reject"),
+        ("credit_desk", "reject"),
+        ("credit_desk", "approve"),
+    ]
+    mine = get(stack, partner, order_id)[1]
+    assert (mine["status"], mine["approved_amount"], mine["reasons"]) == ("approved", "500.00", [])
+    assert "evaluations" not in mine
+    assert run(stack, replay, uuid.UUID(order_id), load_policies()) == []
+
+
+def test_replay_says_what_differs_and_what_is_missing(stack: Stack, people: Iterator) -> None:
+    _, order = decided(stack, people, "approved")
+    order_id = uuid.UUID(order["order_id"])
+    update = "update app.risk_evaluations set raw_response = {} where evaluation_id = %s"
+    with stack.connect() as connection:
+        connection.execute(
+            update.format("jsonb_set(raw_response, '{inputs,bureau_score}', '100')"),
+            (evaluation_id(order_id),),
+        )
+        assert "outcome: was approve, is reject" in run(stack, replay, order_id, load_policies())
+        connection.execute(
+            update.format("raw_response #- '{inputs,monthly_income}'"), (evaluation_id(order_id),)
+        )
+        with pytest.raises(RealtimeError, match="stored inputs lack monthly_income"):
+            run(stack, replay, order_id, load_policies())
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("approved", "rejected"),
+        ("approved", "in_review"),
+        ("rejected", "in_review"),
+        ("rejected", "approved"),
+    ],
+)
+def test_the_database_forbids_it(stack: Stack, before: str, after: str) -> None:
+    change = (
+        "update app.credit_orders set status = %s where order_id ="
+        " (select order_id from app.credit_orders where status = %s limit 1)"
+    )
+    with stack.connect() as connection, pytest.raises(psycopg.errors.CheckViolation, match="cannot go from"):
+        connection.execute(change, (after, before))
+
+
+@pytest.mark.parametrize(
+    "change", ["update app.credit_order_events set seq = 9", "delete from app.credit_order_events"]
+)
+def test_events_are_never_changed(stack: Stack, change: str) -> None:
+    with stack.connect() as connection, pytest.raises(psycopg.errors.CheckViolation, match="append-only"):
+        connection.execute(change)
+
+
+def test_partitions_are_made_ahead_and_dropped_when_nothing_waits(stack: Stack) -> None:
+    with stack.connect() as connection:
+        assert connection.execute("select realtime.ensure_partitions(4)").fetchone() == (4,)
+        assert connection.execute("select realtime.ensure_partitions(4)").fetchone() == (0,)
+        connection.execute(
+            "create table realtime.outbox_2020_01 partition of realtime.outbox"
+            " for values from ('2020-01-01 00:00+00') to ('2020-02-01 00:00+00')"
+        )
+        connection.execute(
+            "insert into realtime.outbox (order_id, customer_id, created_at, available_at)"
+            " select order_id, customer_id, '2020-01-05', '2100-01-01' from app.credit_orders limit 1"
+        )
+        assert connection.execute("select realtime.drop_old_outbox(3)").fetchone() == (0,)
+        connection.execute("update realtime.outbox set done_at = now() where created_at < '2021-01-01'")
+        assert connection.execute("select realtime.drop_old_outbox(3)").fetchone() == (1,)
+
+
+def test_the_queue_keeps_the_order_of_a_customer_and_delivers_again(stack: Stack) -> None:
+    with stack.connect() as connection:
+        assert stack.ask_to_stop("worker") == 0
+        ids = [
+            row[0]
+            for row in connection.execute(
+                "select order_id from app.credit_orders where status <> 'in_review' limit 3"
+            ).fetchall()
+        ]
+        for order_id, customer_id in zip(ids, (1, 1, 2), strict=True):
+            connection.execute(
+                "insert into realtime.outbox (order_id, customer_id) values (%s, %s)", (order_id, customer_id)
+            )
+
+    async def play(pool: Any) -> None:
+        queue = PostgresQueue(stack.dsn, pool, lease=0.5)
+        first, third = await queue.receive(10)
+        assert [first.order_id, third.order_id] == [ids[0], ids[2]]
+        assert await queue.receive(10) == []  # the second waits for the first, which is leased
+        await asyncio.sleep(0.6)
+        again = await queue.receive(1)  # nobody acknowledged it
+        assert [(m.order_id, m.attempts) for m in again] == [(ids[0], 2)]
+        await queue.acknowledge(again)
+        second, third = await queue.receive(10)
+        assert (second.order_id, third.order_id) == (ids[1], ids[2])
+        await queue.release([second], 0, forget=True)
+        assert [m.attempts for m in await queue.receive(10)] == [1]
+        await queue.bury(second, "a test")
+        await queue.acknowledge([third])
+        assert await replay_dead_letters(pool, ids[0]) == 0
+        assert await replay_dead_letters(pool) == 1
+        assert await replay_dead_letters(pool) == 0
+        assert [m.order_id for m in await queue.receive(10)] == [ids[1]]
+
+    run(stack, play)
+    stack.start("worker")
+    stack.wait_until_decided()  # orders that are decided already: nothing happens to them
+    with stack.connect() as connection:
+        connection.execute("delete from realtime.dead_letters")
+
+
+def test_what_is_delivered_again_is_not_decided_again(stack: Stack, people: Iterator) -> None:
+    for status in ("approved", "in_review"):
+        decided(stack, people, status)
+    count = (
+        "select (select count(*) from app.risk_evaluations), (select count(*) from app.credit_order_events),"
+        " (select max(updated_at) from app.credit_orders)"
+    )
+    with stack.connect() as connection:
+        before = connection.execute(count).fetchone()
+        again = connection.execute(
+            "insert into realtime.outbox (order_id, customer_id)"
+            " select order_id, customer_id from app.credit_orders where metadata ? 'device_id'"
+        ).rowcount
+        stack.wait_until_decided()
+        assert again >= 2
+        assert connection.execute(count).fetchone() == before
+
+
+def test_an_order_that_nobody_can_decide_becomes_a_dead_letter(stack: Stack, people: Iterator) -> None:
+    partner, cpf = next(people)
+    with stack.connect() as connection:
+        order_id = connection.execute(
+            "insert into app.credit_orders (order_id, customer_id, partner_id, product, currency,"
+            " requested_amount, term_months, status, created_at, updated_at)"
+            " select gen_random_uuid(), customer_id, partner_id, 'yacht_loan', 'BRL', 1000, 12, 'in_review',"
+            " '2026-01-01', '2026-01-01' from app.customers where cpf = %s returning order_id",
+            (cpf,),
+        ).fetchone()[0]
+        connection.execute(
+            "insert into realtime.outbox (order_id, customer_id, attempts)"
+            " select order_id, customer_id, 9 from app.credit_orders where order_id = %s",
+            (order_id,),
+        )
+        body = order_body(RNG, cpf)
+        assert post(stack, partner, body)[0] == 202  # the customer's next order is not held up
+        stack.wait_until_decided()
+        error = connection.execute(
+            "delete from realtime.dead_letters where order_id = %s returning error", (order_id,)
+        ).fetchone()[0]
+
+    assert error.startswith("product_terms.csv has no terms of this product")
+    assert get(stack, partner, str(order_id))[1]["status"] == "in_review"
+    assert len(events(stack, body["order_id"])) == 2
+
+
+def test_while_the_bureau_is_down_orders_stay_in_review(stack: Stack, people: Iterator) -> None:
+    stack.kill("bureau")
+    partner, cpf = next(people)
+    body = order_body(RNG, cpf)
+    assert post(stack, partner, body)[0] == 202
+    time.sleep(3)
+    assert events(stack, body["order_id"]) == [(1, "created", None, "in_review", "customer")]
+
+    stack.start("bureau")
+    stack.wait_until_decided()
+
+    assert len(events(stack, body["order_id"])) == 2
+    with stack.connect() as connection:
+        assert connection.execute("select count(*) from realtime.dead_letters").fetchone() == (0,)
+
+
+def test_what_is_under_way_is_finished_on_sigterm(stack: Stack, people: Iterator) -> None:
+    bodies = [(partner, order_body(RNG, cpf)) for partner, cpf in (next(people) for _ in range(40))]
+    answers: list[Any] = []
+
+    def send(order: tuple[str, dict[str, Any]]) -> None:
+        try:
+            answers.append((order[1]["order_id"], post(stack, *order)[0]))
+        except OSError:
+            answers.append((order[1]["order_id"], None))
+
+    threads = [threading.Thread(target=send, args=(order,)) for order in bodies]
+    for number, thread in enumerate(threads):
+        thread.start()
+        if number == 20:
+            stack.process("service").send_signal(signal.SIGTERM)
+    for thread in threads:
+        thread.join()
+
+    assert stack.ask_to_stop("service") == 0
+    assert stack.ask_to_stop("worker") == 0
+    accepted = {order_id for order_id, status in answers if status == 202}
+    assert accepted
+    assert {status for _, status in answers} <= {202, None}
+    with stack.connect() as connection:
+        stored = {
+            str(row[0])
+            for row in connection.execute(
+                "select order_id from app.credit_orders where order_id = any(%s)",
+                ([body["order_id"] for _, body in bodies],),
+            ).fetchall()
+        }
+        leased = connection.execute(
+            "select count(*) from realtime.outbox where done_at is null and attempts > 0"
+        ).fetchone()[0]
+    assert stored == accepted  # nobody was cut off after the order was stored
+    assert leased == 0
+    for name in ("service", "worker"):
+        stack.start(name)
+    stack.wait_until_healthy()
+    stack.wait_until_decided()
+
+
+def test_health_metrics_and_logs_without_personal_data(stack: Stack) -> None:
+    for port in (stack.port, stack.worker_port):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
+            text = response.read().decode()
+        assert "realtime_" in text
+    log = (stack.folder / "log").read_text()
+    assert '"event": "serving"' in log
+    assert [cpf for _, cpf in stack.customers() if cpf in log] == []
+    assert [key for key in stack.keys.values() if key in log] == []
+
+
+def test_the_next_ingestion_run_lands_these_orders(stack: Stack, new_folder: Callable[[str], Path]) -> None:
+    lake = new_folder("lake")
+    env = {k: v for k, v in stack.env.items() if k not in SETTINGS} | {
+        "SOURCE_DSN": stack.dsn,
+        "LAKE": str(lake),
+        "LOG_FORMAT": "text",
+    }
+
+    def ingestion(*arguments: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "ingestion", *arguments, "--table", "app"],
+            cwd=ROOT,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    ingestion("run", "--date", "2026-01-01")
+    ingestion("verify")
+
+    with stack.connect() as connection:
+        for table, key in (
+            ("credit_orders", "order_id"),
+            ("credit_order_events", "order_id, seq"),
+            ("risk_evaluations", "evaluation_id"),
+        ):
+            landed = duckdb.sql(
+                f"select count(*), count(distinct ({key})) from '{lake}/raw/app/{table}/*/*.parquet'"
+            ).fetchall()[0]
+            rows = connection.execute(f"select count(*) from app.{table}").fetchone()[0]
+            assert landed == (rows, rows), table
+
+
+def test_nothing_is_lost_or_decided_twice_whatever_is_killed(stack: Stack) -> None:
+    with stack.connect() as connection:  # orders of the tests above are no business of this one
+        connection.execute("update app.credit_orders set metadata = '{}' where metadata ? 'device_id'")
+        connection.execute("update app.risk_evaluations set provider = 'before' where provider = 'policy'")
+    campaign = Campaign(stack, seed=5, seconds=4, rate=30, every=0.7)
+
+    problems = campaign.run()
+
+    print(campaign.summary())
+    assert problems == []
+    assert len(campaign.log) > 100
+    campaign.kills.clear()
+    assert campaign.problems() == ["never killed: bureau, postgres, service, worker"]

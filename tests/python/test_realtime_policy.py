@@ -1,0 +1,198 @@
+"""What the policy decides, and what an order may say: pure functions, with examples worked out by hand."""
+
+import csv
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import msgspec
+import pytest
+from conftest import ROOT
+
+from realtime.errors import RealtimeError
+from realtime.orders import Refusal, cpf_is_valid, read_order, read_review
+from realtime.policy import REASONS, BureauScorer, Inputs, decide, load_policies
+
+AT = datetime(2026, 1, 1, 15, tzinfo=UTC)
+GOOD = Inputs(
+    policy_version="2025.1",
+    product="personal_loan",
+    currency="BRL",
+    requested_amount=Decimal("6000.00"),
+    term_months=12,
+    requested_at=AT,
+    monthly_income=Decimal("4000.00"),
+    has_bureau_consent=True,
+    bureau_score=700,
+    bureau_score_version="PF-4.2",
+    bureau_queried_at=AT,
+    bureau_negative_records=0,
+    customer_orders_24h=0,
+    customer_amount_24h=Decimal(0),
+    device_orders_24h=0,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "outcome", "reasons"),
+    [
+        ({}, "approve", []),
+        ({"bureau_score": 495}, "review", ["MANUAL_REVIEW"]),
+        ({"bureau_score": 494}, "reject", ["LOW_SCORE"]),
+        ({"bureau_score": 574}, "review", ["MANUAL_REVIEW"]),
+        ({"bureau_score": 575}, "approve", []),
+        ({"bureau_score": None}, "review", ["MANUAL_REVIEW"]),
+        ({"has_bureau_consent": False}, "review", ["MANUAL_REVIEW"]),
+        ({"monthly_income": None}, "review", ["MANUAL_REVIEW"]),
+        ({"bureau_negative_records": 4}, "reject", ["NEGATIVE_RECORD"]),
+        ({"bureau_negative_records": 3}, "approve", []),
+        # an instalment of 6,000 in 12 months at 3.36 % is 616.10: 38 % of 729.60 is 277.25, 45.0005 % of it
+        ({"monthly_income": Decimal("729.60")}, "approve", []),
+        ({"monthly_income": Decimal("700.00")}, "reject", ["INCOME_COMMITMENT"]),
+        ({"monthly_income": Decimal("428.00")}, "reject", ["POLICY_LIMIT", "INCOME_COMMITMENT"]),
+        ({"customer_orders_24h": 2}, "approve", []),
+        ({"customer_orders_24h": 3}, "review", ["FRAUD_SUSPECTED"]),
+        ({"device_orders_24h": 4}, "review", ["FRAUD_SUSPECTED"]),
+        ({"customer_amount_24h": Decimal("114000.01")}, "review", ["FRAUD_SUSPECTED"]),
+        ({"customer_amount_24h": Decimal("114000.00")}, "approve", []),
+        ({"product": "working_capital", "monthly_income": None}, "approve", []),
+        ({"policy_version": "2024.1", "bureau_score": 530}, "approve", []),
+    ],
+)
+def test_the_policy_decides(changes: dict, outcome: str, reasons: list[str]) -> None:
+    decision = decide(msgspec.structs.replace(GOOD, **changes), load_policies(), BureauScorer())
+
+    assert (decision.outcome, decision.reasons) == (outcome, reasons)
+    assert (decision.approved_amount is None) == (outcome != "approve")
+
+
+def test_an_approval_fits_the_income() -> None:
+    inputs = msgspec.structs.replace(GOOD, monthly_income=Decimal("1000.00"))
+
+    decision = decide(inputs, load_policies(), BureauScorer())
+
+    # 2.49 % to 6.49 % by 1 / (1 + e^(90 / 70)); 380 of 616.10 a month, in steps of 50
+    assert decision.interest_rate == Decimal("0.0336")
+    assert decision.approved_amount == Decimal("3700")
+
+
+def test_a_policy_holds_from_its_first_day_in_brazil() -> None:
+    policies = load_policies()
+
+    assert policies.in_force(datetime(2025, 4, 30, 2, tzinfo=UTC)).policy_version == "2024.2"
+    assert policies.in_force(datetime(2025, 4, 30, 3, tzinfo=UTC)).policy_version == "2025.1"
+    with pytest.raises(RealtimeError, match="no policy is in force"):
+        policies.in_force(datetime(2023, 12, 31, tzinfo=UTC))
+
+
+def test_every_reason_is_a_word_of_the_warehouse() -> None:
+    with (ROOT / "seeds/reason_code_mapping.csv").open(encoding="utf-8") as file:
+        assert set(REASONS) == {row["source_value"] for row in csv.DictReader(file)}
+
+
+def test_every_product_is_one_of_the_warehouse() -> None:
+    with (ROOT / "seeds/product_mapping.csv").open(encoding="utf-8") as file:
+        assert set(load_policies().products()) <= {row["source_value"] for row in csv.DictReader(file)}
+
+
+ORDER = {
+    "order_id": "0b8f1f6e-5a43-4be4-8a11-0c9f3e6f2d10",
+    "cpf": "52998224725",
+    "product": "personal_loan",
+    "currency": "BRL",
+    "requested_amount": "1500.00",
+    "term_months": 12,
+}
+
+
+def read(order: object) -> object:
+    policies = load_policies()
+    body = order if isinstance(order, bytes) else json.dumps(order).encode()
+    return read_order(body, policies, policies.in_force(AT))
+
+
+@pytest.mark.parametrize("amount", ["1500.00", 1500, 1500.5, "800", "25000.00"])
+def test_an_order_is_read(amount: object) -> None:
+    assert read(ORDER | {"requested_amount": amount}).requested_amount == Decimal(str(amount))
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"cpf": "52998224724"}, "/cpf"),
+        ({"cpf": "11111111111"}, "/cpf"),
+        ({"cpf": "529.982.247-25"}, "/cpf"),
+        ({"cpf": "٥٢٩٩٨٢٢٤٧٢٥"}, "/cpf"),
+        ({"cpf": 52998224725}, "/cpf"),
+        ({"order_id": "x"}, "/order_id"),
+        ({"product": "yacht_loan"}, "/product"),
+        ({"product": "Personal\x00"}, "/product"),
+        ({"currency": "USD"}, "/currency"),
+        ({"requested_amount": "NaN"}, "/requested_amount"),
+        ({"requested_amount": "Infinity"}, "/requested_amount"),
+        ({"requested_amount": "-1500"}, "/requested_amount"),
+        ({"requested_amount": "1500.001"}, "/requested_amount"),
+        ({"requested_amount": "1E+400000"}, "/requested_amount"),
+        ({"requested_amount": "1E-400000"}, "/requested_amount"),
+        ({"requested_amount": "799.99"}, "/requested_amount"),
+        ({"requested_amount": "25000.01"}, "/requested_amount"),
+        ({"term_months": 5}, "/term_months"),
+        ({"term_months": 25}, "/term_months"),
+        ({"term_months": 12.5}, "/term_months"),
+        ({"purpose": "Ana's wedding"}, "/purpose"),
+        ({"metadata": {"channel": "carrier pigeon"}}, "/metadata/channel"),
+        ({"metadata": {"device_id": "a b"}}, "/metadata/device_id"),
+        ({"full_name": "Ana"}, ""),
+    ],
+)
+def test_a_bad_order_is_refused_at_its_field(changes: dict, pointer: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        read(ORDER | changes)
+
+    assert (refused.value.status, refused.value.pointer) == (422, pointer)
+    assert not any(str(value) in refused.value.detail for value in changes.values() if value != "x")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000, b'{"cpf": "\\ud800"}'])
+def test_what_is_no_json_is_refused(body: bytes) -> None:
+    with pytest.raises(Refusal) as refused:
+        read(body)
+
+    assert refused.value.status in (400, 422)
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"reason": "CPF 529.982.247-25 belongs to somebody else"}, "/reason"),
+        ({"reason": "ask ana@example.com about it"}, "/reason"),
+        ({"reason": "short"}, "/reason"),
+        ({"outcome": "maybe"}, "/outcome"),
+        ({"approved_amount": None}, "/approved_amount"),
+        ({"reason_codes": ["LOW_SCORE"]}, "/reason_codes"),
+        ({"interest_rate": "1.5"}, "/interest_rate"),
+        ({"outcome": "reject"}, "/reason_codes"),
+        ({"outcome": "reject", "reason_codes": ["UGLY"]}, "/reason_codes"),
+        ({"outcome": "reject", "reason_codes": ["LOW_SCORE"]}, "/approved_amount"),
+    ],
+)
+def test_a_bad_review_is_refused_at_its_field(changes: dict, pointer: str) -> None:
+    good = {
+        "review_id": "6f7f3f0a-95c1-43cb-b0b3-7a8e1d0a9c11",
+        "outcome": "approve",
+        "reason": "the income was proven by payslips",
+        "approved_amount": "1000.00",
+        "interest_rate": "0.03",
+    }
+    assert read_review(json.dumps(good).encode(), set(REASONS)).outcome == "approve"
+
+    with pytest.raises(Refusal) as refused:
+        read_review(json.dumps(good | changes).encode(), set(REASONS))
+
+    assert (refused.value.status, refused.value.pointer) == (422, pointer)
+
+
+def test_check_digits_of_a_cpf() -> None:
+    assert cpf_is_valid("52998224725")
+    wrong = [str(number) for number in range(52998224700, 52998224800) if number != 52998224725]
+    assert not any(map(cpf_is_valid, wrong))

@@ -10,7 +10,8 @@ labelled as (
 
     select
         *,
-        {{ convert_money('requested_amount', 'currency', 'fx_rate_to_brl_at_request', "'BRL'") }} as requested_amount_brl,
+        {{ convert_money('requested_amount', 'currency', 'fx_rate_to_brl_at_request', "'BRL'") }}
+            as requested_amount_brl,
         cast({{ dbt.dateadd('month', label_months(), 'disbursed_date') }} as date) as label_due_on
     from credit_orders
 

@@ -40,3 +40,17 @@
     {%- set until = ledger_complete_until() -%}
     {%- if until -%} least({{ as_of_date() }}, cast('{{ until }}' as date)) {%- else -%} {{ as_of_date() }} {%- endif -%}
 {%- endmacro %}
+
+
+{# A loan of which an instalment is open for more days than this is in default. #}
+{% macro default_days() -%} 90 {%- endmacro %}
+
+
+{# The day on which an instalment put its loan in default, or null. #}
+{% macro defaulted_on(due_date, days_late) -%}
+    case when {{ days_late }} > {{ default_days() }} then {{ add_days(due_date, default_days() ~ ' + 1') }} end
+{%- endmacro %}
+
+
+{# Months after disbursement within which a default counts for the label of a credit risk model. #}
+{% macro label_months() -%} {{ var('label_months') }} {%- endmacro %}

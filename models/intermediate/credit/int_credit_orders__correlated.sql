@@ -131,6 +131,7 @@ final as (
         loans.days_past_due,
         loans.days_late_max,
         loans.written_off_date,
+        loans.defaulted_on,
         loans.repayment_outcome,
         loans.repayment_outcome = 'defaulted' as is_defaulted
     from credit_orders

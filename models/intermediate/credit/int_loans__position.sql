@@ -40,7 +40,8 @@ schedules as (
         sum(open_principal) as open_principal,
         sum(case when due_date <= {{ as_of_date() }} then open_amount else 0 end) as overdue_amount,
         max(days_past_due) as days_past_due,
-        max(days_late) as days_late_max
+        max(days_late) as days_late_max,
+        min({{ defaulted_on('due_date', 'days_late') }}) as defaulted_on
     from installments
     group by 1
 
@@ -51,7 +52,8 @@ superseded as (
 
     select
         order_id,
-        max(days_late) as days_late_max
+        max(days_late) as days_late_max,
+        min({{ defaulted_on('due_date', 'days_late') }}) as defaulted_on
     from superseded_installments
     group by 1
 
@@ -102,6 +104,10 @@ loans as (
             when superseded.days_late_max > schedules.days_late_max then superseded.days_late_max
             else schedules.days_late_max
         end as days_late_max,
+        least(
+            coalesce(superseded.defaulted_on, schedules.defaulted_on),
+            coalesce(schedules.defaulted_on, superseded.defaulted_on)
+        ) as late_default_on,
         {{ ledger_is_complete_on(as_of_date()) }} as is_ledger_complete
     from credit_orders
     left join schedules on credit_orders.order_id = schedules.order_id
@@ -131,7 +137,8 @@ measured as (
         case when is_ledger_complete then open_principal end as outstanding_amount,
         case when is_ledger_complete then overdue_amount end as overdue_amount,
         case when is_ledger_complete then days_past_due end as days_past_due,
-        case when is_ledger_complete then days_late_max end as days_late_max
+        case when is_ledger_complete then days_late_max end as days_late_max,
+        case when is_ledger_complete then late_default_on end as late_default_on
     from loans
 
 ),
@@ -153,9 +160,10 @@ final as (
         {{ money('overdue_amount') }} as overdue_amount,
         days_past_due,
         days_late_max,
+        least(coalesce(late_default_on, written_off_date), coalesce(written_off_date, late_default_on)) as defaulted_on,
         case
             when
-                coalesce(days_late_max, 0) > 90
+                coalesce(days_late_max, 0) > {{ default_days() }}
                 or written_off_date is not null
                 or coalesce(repayment_status, '') = 'defaulted'
                 then 'defaulted'

@@ -1,0 +1,1 @@
+{{ approval_funnel(by=['partner_id']) }}

@@ -1,0 +1,1 @@
+{{ vintages(by=['partner_id']) }}

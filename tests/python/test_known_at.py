@@ -18,7 +18,7 @@ FUTURE = "2026-02-20"
 MODELS = (
     "int_credit_orders__dated int_credit_orders__customer int_credit_orders__evaluation"
     " int_credit_orders__consents int_credit_orders__bank_behaviour int_fx_rates__daily int_loan_payments__net"
-    " int_credit_orders__correlated credit_decisions"
+    " int_credit_orders__correlated ml_credit_risk_features credit_decisions"
 ).split()
 
 FEATURES = {
@@ -30,6 +30,14 @@ FEATURES = {
         " bureau_total_debt_at_request bank_inflow_90d_at_request bank_outflow_90d_at_request"
         " bank_transactions_90d_at_request has_bureau_consent_at_request has_open_finance_consent_at_request"
         " has_marketing_consent_at_request fx_rate_to_brl_at_request"
+    ).split(),
+    "marts.ml_credit_risk_features": (
+        "product_at_request purpose_at_request currency_at_request requested_amount_at_request requested_amount_brl"
+        " term_months_at_request prior_orders customer_state monthly_income age_at_request customer_days_at_request"
+        " requested_amount_to_income bureau_score_at_request bureau_score_age_days bureau_negative_records_at_request"
+        " bureau_total_debt_at_request bank_inflow_90d_at_request bank_outflow_90d_at_request"
+        " bank_transactions_90d_at_request bank_outflow_to_inflow_90d_at_request is_customer_known is_backfilled"
+        " has_bureau_consent_at_request has_open_finance_consent_at_request"
     ).split(),
     "marts.credit_decisions": (
         "is_customer_known prior_orders risk_score reason_codes bureau_score_at_request bank_inflow_90d_at_request"

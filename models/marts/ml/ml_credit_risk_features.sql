@@ -10,8 +10,12 @@ labelled as (
 
     select
         *,
-        {{ convert_money('requested_amount', 'currency', 'fx_rate_to_brl_at_request', "'BRL'") }}
-            as requested_amount_brl,
+        {{ convert_money(
+            'requested_amount_at_request',
+            'currency_at_request',
+            'case when currency_at_request = currency then fx_rate_to_brl_at_request end',
+            "'BRL'"
+        ) }} as requested_amount_brl,
         cast({{ dbt.dateadd('month', label_months(), 'disbursed_date') }} as date) as label_due_on
     from credit_orders
 
@@ -28,12 +32,12 @@ final as (
         requested_date,
 
         ---------- the request
-        product,
-        purpose,
-        currency,
-        {{ money('requested_amount') }} as requested_amount,
+        product_at_request,
+        purpose_at_request,
+        currency_at_request,
+        {{ money('requested_amount_at_request') }} as requested_amount_at_request,
         requested_amount_brl,
-        cast(term_months as integer) as term_months,
+        cast(term_months_at_request as integer) as term_months_at_request,
         cast(prior_orders as integer) as prior_orders,
 
         ---------- the customer
@@ -58,7 +62,7 @@ final as (
 
         ---------- what may be trusted
         is_customer_known,
-        is_backfilled,
+        coalesce(is_backfilled, false) or coalesce(is_order_backfilled, false) as is_backfilled,
         has_bureau_consent_at_request,
         has_open_finance_consent_at_request,
 

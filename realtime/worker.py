@@ -9,7 +9,7 @@ from prometheus_client import Counter, Gauge
 
 from realtime import log
 from realtime.bureau import MAX_SUBJECTS, Bureau
-from realtime.database import UNAVAILABLE, open_pool
+from realtime.database import BY_INDEX, UNAVAILABLE, open_pool
 from realtime.decisions import Decider
 from realtime.http import Receive, Scope, Send, Server, respond_problem, respond_to_operator
 from realtime.orders import Refusal
@@ -143,7 +143,7 @@ async def run_worker(settings: Settings, lease: float) -> None:
         RealtimeError: the port of /healthz is taken.
     """
     async with (
-        open_pool(settings.realtime_dsn, _BATCHES + 4) as pool,
+        open_pool(settings.realtime_dsn, _BATCHES + 4, BY_INDEX) as pool,
         Bureau(settings.bureau_url, settings.bureau_api_key) as bureau,
     ):
         queue = PostgresQueue(settings.realtime_dsn, pool, lease)

@@ -23,10 +23,25 @@ _SESSION = {
 }
 
 
-def open_pool(dsn: str, size: int) -> asyncpg.Pool:
-    """A pool of up to `size` connections, made when needed; `await` it or use it as a context manager."""
+# A queue is empty when PostgreSQL looks and full when it matters: what its statistics say of it is wrong, and
+# a plan that reads all that waits (240 ms of 100,000) would be chosen over the indexes (1.4 ms).
+BY_INDEX = dict.fromkeys(
+    ("enable_hashjoin", "enable_mergejoin", "enable_bitmapscan", "enable_seqscan", "enable_sort"), "off"
+)
+
+
+def open_pool(dsn: str, size: int, settings: dict[str, str] | None = None) -> asyncpg.Pool:
+    """A pool of up to `size` connections, made when needed; `await` it or use it as a context manager.
+
+    `settings` are PostgreSQL's, for every session.
+    """
     return asyncpg.create_pool(
-        dsn, min_size=0, max_size=size, timeout=5, command_timeout=10, server_settings=_SESSION
+        dsn,
+        min_size=0,
+        max_size=size,
+        timeout=5,
+        command_timeout=10,
+        server_settings=_SESSION | (settings or {}),
     )
 
 

@@ -55,7 +55,7 @@ queued as (
     order by r.place
     returning order_id
 )
-select order_id, pg_notify('realtime_outbox', '')
+select order_id, pg_notify($11::text, '')
 from queued
 """
 
@@ -189,7 +189,7 @@ class Intake:
             strict=True,
         )
         async with self._pool.acquire() as connection:
-            accepted = {row[0] for row in await connection.fetch(_ACCEPT, *map(list, columns))}
+            accepted = {row[0] for row in await connection.fetch(_ACCEPT, *map(list, columns), CHANNEL)}
             rest = [w for w in batch if w.order.order_id not in accepted]
             found = {}
             if rest:  # a new snapshot: what another transaction has just stored is in it

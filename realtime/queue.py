@@ -24,7 +24,6 @@ class Message:
 
     message_id: int
     order_id: UUID
-    customer_id: int
     attempts: int
 
 
@@ -70,7 +69,7 @@ update realtime.outbox as o
 set available_at = clock_timestamp() + $2, attempts = o.attempts + 1
 from heads
 where o.message_id = heads.message_id and o.created_at = heads.created_at
-returning o.message_id, o.order_id, o.customer_id, o.attempts
+returning o.message_id, o.order_id, o.attempts
 """
 _ACKNOWLEDGE = """
 update realtime.outbox set done_at = clock_timestamp() where message_id = any($1) and done_at is null
@@ -104,7 +103,7 @@ queued as (
     select order_id, customer_id from risen order by message_id
     returning 1
 )
-select count(*), pg_notify('realtime_outbox', '') from queued
+select count(*), pg_notify($2::text, '') from queued
 """
 
 
@@ -171,4 +170,4 @@ class PostgresQueue:
 
 async def replay_dead_letters(pool: asyncpg.Pool, order_id: UUID | None = None) -> int:
     """Puts dead letters (of one order, or all) back into the queue; returns how many."""
-    return await pool.fetchval(_REPLAY, order_id)
+    return await pool.fetchval(_REPLAY, order_id, CHANNEL)

@@ -9,7 +9,7 @@ from prometheus_client import Counter, Gauge
 
 from realtime import log
 from realtime.bureau import MAX_SUBJECTS, Bureau
-from realtime.database import UNAVAILABLE, open_pool
+from realtime.database import BY_INDEX, UNAVAILABLE, open_pool
 from realtime.decisions import Decider
 from realtime.http import Receive, Scope, Send, Server, respond_problem, respond_to_operator
 from realtime.orders import Refusal
@@ -143,10 +143,11 @@ async def run_worker(settings: Settings, lease: float) -> None:
         RealtimeError: the port of /healthz is taken.
     """
     async with (
-        open_pool(settings.realtime_dsn, _BATCHES + 4) as pool,
+        open_pool(settings.realtime_dsn, _BATCHES + 1, BY_INDEX) as queue_pool,
+        open_pool(settings.realtime_dsn, _BATCHES) as pool,
         Bureau(settings.bureau_url, settings.bureau_api_key) as bureau,
     ):
-        queue = PostgresQueue(settings.realtime_dsn, pool, lease)
+        queue = PostgresQueue(settings.realtime_dsn, queue_pool, lease)
         decider = Decider(pool, bureau, load_policies(), settings.clock())
         worker = Worker(queue, decider, bureau)
 
@@ -156,7 +157,7 @@ async def run_worker(settings: Settings, lease: float) -> None:
                 await respond_problem(send, Refusal(404, "not-found", "there is no such resource"))
 
         server = Server(app, settings.realtime_host, settings.realtime_worker_port, "REALTIME_WORKER_PORT")
-        helpers = [asyncio.create_task(part) for part in (queue.listen(), _keep_house(pool))]
+        helpers = [asyncio.create_task(part) for part in (queue.listen(), _keep_house(queue_pool))]
         working = asyncio.create_task(worker.run())
         serving = asyncio.create_task(server.run_until_stopped())
         await asyncio.wait((working, serving), return_when=asyncio.FIRST_COMPLETED)

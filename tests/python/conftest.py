@@ -33,6 +33,7 @@ SHARING_PIPELINES = {
 SLOW = (
     *sorted(SHARING_PIPELINES),
     "test_demo.py",
+    "test_realtime.py",
     "test_warehouse_core.py",
     "test_sandbox.py",
     "test_local_athena.py",

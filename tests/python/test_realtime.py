@@ -22,11 +22,11 @@ import psycopg
 import pytest
 from conftest import ROOT, SETTINGS
 
-from realtime.database import open_pool
+from realtime.database import BY_INDEX, open_pool
 from realtime.decisions import evaluation_id, replay
 from realtime.errors import RealtimeError
 from realtime.policy import load_policies
-from realtime.queue import PostgresQueue, replay_dead_letters
+from realtime.queue import _RECEIVE, PostgresQueue, replay_dead_letters
 from tests.soak.realtime import Campaign, Stack, order_body
 
 RNG = random.Random(11)
@@ -389,6 +389,26 @@ def test_the_queue_keeps_the_order_of_a_customer_and_delivers_again(stack: Stack
     stack.wait_until_decided()  # orders that are decided already: nothing happens to them
     with stack.connect() as connection:
         connection.execute("delete from realtime.dead_letters")
+
+
+def test_a_long_queue_is_read_by_its_indexes_before_it_has_statistics(stack: Stack) -> None:
+    claim = _RECEIVE.replace("$1", "100").replace("$2", "interval '0 s'")
+
+    def steps(settings: dict[str, str]) -> str:
+        with stack.connect() as connection, connection.transaction(force_rollback=True):
+            for name, value in settings.items():
+                connection.execute("select set_config(%s, %s, true)", (name, value))
+            connection.execute(
+                "insert into realtime.outbox (order_id, customer_id, available_at)"
+                " select gen_random_uuid(), -n, now() - interval '1 s' from generate_series(1, 20000) as n"
+            )
+            plan = connection.execute("explain (costs off) " + claim).fetchall()
+        return "\n".join(row[0] for row in plan)
+
+    plan = steps(BY_INDEX)
+    assert "Hash" not in plan
+    assert "Sort Method" not in plan
+    assert plan.count("Index Scan using") >= 3
 
 
 def test_what_is_delivered_again_is_not_decided_again(stack: Stack, people: Iterator) -> None:

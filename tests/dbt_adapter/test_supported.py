@@ -273,8 +273,7 @@ class TestDocsGenerate(base("basic.test_docs_generate BaseDocsGenerate")):
         run_dbt(["run"])
         catalog = run_dbt(["docs", "generate", "--no-compile"])
         assert {node.split(".")[-1] for node in catalog.nodes} >= {"model", "second_model", "seed"}
-        assert [column.type for column in catalog.nodes["seed.test.seed"].columns.values()] == [
-            "integer", "varchar", "varchar", "varchar", "timestamp",
-        ]  # fmt: skip
+        types = [column.type for column in catalog.nodes["seed.test.seed"].columns.values()]
+        assert types == ["int", "string", "string", "string", "timestamp"]
 
     test_run_and_generate = None

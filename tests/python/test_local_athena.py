@@ -147,6 +147,20 @@ def test_show_create_table_can_be_run_again(client: Client) -> None:
     assert client.run("show create table again").rows == first
 
 
+def test_backslashes_escape_in_ddl(client: Client) -> None:
+    """As PyAthena's and most other people's tables of text files have them."""
+    client.s3.put_object(Bucket="data", Key="escapes/x", Body=b"1\ta b\n2\tc\n")
+    client.run(
+        r"create external table escapes (id int, s string comment 'a\\b') row format delimited"
+        r" fields terminated by '\t' lines terminated by '\n' location 's3://data/escapes/'"
+    )
+    assert client.run("select * from escapes").rows == [["1", "a b"], ["2", "c"]]
+    table = client.glue.get_table(DatabaseName=client.database, Name="escapes")["Table"]["StorageDescriptor"]
+    assert table["SerdeInfo"]["Parameters"]["field.delim"] == "\t"
+    assert table["Columns"][1]["Comment"] == "a\\b"
+    assert ["  'field.delim'='\\t', "] in client.run("show create table escapes").rows
+
+
 # --- the API ---------------------------------------------------------------------------------
 
 
@@ -185,6 +199,15 @@ def test_column_info(client: Client) -> None:
         ("f", "double", 17, 0),
     ]
     assert [kind for _, kind, _, _ in kinds[4:]] == ["timestamp with time zone", "float", "array"]
+
+
+def test_writes_describe_their_count(client: Client) -> None:
+    """https://github.com/pyathena-dev/PyAthena/blob/master/tests/pyathena/test_cursor.py: CTAS has a description."""
+    name = client.run("create table described_count as select 1 as x").execution["QueryExecutionId"]
+    results = client.athena.get_query_results(QueryExecutionId=name)
+    info = results["ResultSet"]["ResultSetMetadata"]["ColumnInfo"]
+    assert [(c["Name"], c["Type"], c["Precision"]) for c in info] == [("rows", "bigint", 19)]
+    assert (results["ResultSet"]["Rows"], results["UpdateCount"]) == ([], 1)
 
 
 def test_pages(client: Client) -> None:

@@ -91,7 +91,9 @@ def _pairs(properties: dict[str, str], end: str) -> list[str]:
 
 
 def _string(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    for plain, escaped in (("\\", "\\\\"), ("'", "\\'"), ("\n", "\\n"), ("\t", "\\t"), ("\r", "\\r")):
+        text = text.replace(plain, escaped)
+    return f"'{text}'"
 
 
 def _transforms(created: str) -> list[tuple[str, str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import InvalidRequest, QueryCancelled, QueryFailed
 from ..trino import EngineError, EngineGone, Result
-from . import rules, statements
+from . import rules, statements, types
 from .engine import Engine
 from .lexer import decimals_as_doubles, strip_statement, unquote
 from .operations import Operations
@@ -213,6 +213,8 @@ class Execution:
         if keep and result.update_type is not None:
             self.results.clear()
             self.results.update_count = result.update_count or 0
+            if self.substatement != "UNLOAD":  # described as if the count were a row, which it is not
+                self.results.columns = [types.column_info(column) for column in result.columns]
         self.check()
         return result
 

@@ -154,12 +154,14 @@ class Lexer:
         return parts
 
     def string(self) -> str:
-        """The value of a string literal."""
+        """The value of a string literal of DDL, where a backslash escapes."""
         token = self.peek()
         # Hive takes both kinds of quotes for strings.
         if token.kind not in ("string", "quoted"):
             raise self.failure("string")
-        return unquote(self.take().text)
+        return re.sub(
+            r"\\([0-3][0-7]{2}|u[0-9a-fA-F]{4}|.)", _unescape, unquote(self.take().text), flags=re.S
+        )
 
     def parenthesised(self) -> str:
         """The text up to the parenthesis that closes the one just taken."""
@@ -171,6 +173,17 @@ class Lexer:
                 if depth == 0:
                     return self.sql[start : token.start]
         raise self.failure("parentheses")
+
+
+def _unescape(found: re.Match[str]) -> str:
+    """What Hive reads for a backslash and what follows it."""
+    what = found[1]
+    if len(what) == 3:
+        return chr(int(what, 8))
+    if len(what) == 5:
+        return chr(int(what[1:], 16))
+    known = {"0": "\0", "b": "\b", "n": "\n", "r": "\r", "t": "\t", "Z": "\x1a", "%": "\\%", "_": "\\_"}
+    return known.get(what, what)
 
 
 def unquote(text: str) -> str:

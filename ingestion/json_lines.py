@@ -188,15 +188,22 @@ class JsonParser:
         if not records:
             nothing = {f.name: pa.array([], f.type) for f in self._layout.schema}
             return nothing, {}, np.empty(0, np.int64), list(range(len(ends)))
-        spaces = np.diff(np.searchsorted(np.flatnonzero(octets == 32), ends), prepend=0)
-        sizes = (last + 1 - starts - spaces)[numbers]
-        arrays, least = fields.by_kind.columns(records)
-        is_odd = least != sizes
-        if is_odd.any():
+        arrays, absent = fields.by_kind.columns(records)
+        is_odd = np.zeros(len(records), bool)
+        taken = np.frombuffer(lines.only(numbers), np.uint8)
+        size = np.count_nonzero(taken != 32) - int((ends - last)[numbers].sum())
+        # No line takes less than its fields: where all together take no more, none does.
+        if fields.by_kind.total(arrays, absent) != size:
+            spaces = np.diff(np.searchsorted(np.flatnonzero(octets == 32), ends), prepend=0)
+            sizes = (last + 1 - starts - spaces)[numbers]
+            is_odd = fields.by_kind.least(arrays, absent) != sizes
             # An escape takes more than the text it means: what came is measured instead.
             unsure = np.flatnonzero(is_odd)
             came = fields.as_they_came.decoder.decode_lines(lines.only(numbers[unsure]))
-            is_odd[unsure] = fields.as_they_came.columns(came)[1] != sizes[unsure]
+            if len(unsure):
+                is_odd[unsure] = (
+                    fields.as_they_came.least(*fields.as_they_came.columns(came)) != sizes[unsure]
+                )
         columns: dict[str, pa.Array] = {}
         wrong: dict[int, str] = {}
         for column, array in zip(self._layout.columns, arrays, strict=False):
@@ -274,20 +281,26 @@ class _Fields:
         )
         self.decoder = msgspec.json.Decoder(record)
 
-    def columns(self, records: list[Any]) -> tuple[list[pa.Array], Any]:
-        """The values of each field, and the least number of octets, spaces aside, that each record takes.
+    def columns(self, records: list[Any]) -> tuple[list[pa.Array], list[Any]]:
+        """The values of each field, and which records lack it (None: none does).
 
         Where a record lacks a field it is null; a value without a kind is text as it came, `null` too.
         """
         import msgspec
+
+        fields = zip(*map(msgspec.structs.astuple, records), strict=True)
+        found = [
+            _array(values, _ARROW_TYPES.get(kind))
+            for kind, values in zip(self._kinds.values(), fields, strict=True)
+        ]
+        return [array for array, _ in found], [absent for _, absent in found]
+
+    def least(self, arrays: list[pa.Array], absent: list[Any]) -> Any:
+        """The least number of octets, spaces aside, that each record takes."""
         import numpy as np
 
-        arrays = []
-        total = np.ones(len(records), np.int64)  # a brace more than commas
-        fields = zip(*map(msgspec.structs.astuple, records), strict=True)
-        for (name, kind), values in zip(self._kinds.items(), fields, strict=True):
-            array, is_absent = _array(values, _ARROW_TYPES.get(kind))
-            arrays.append(array)
+        total = np.ones(len(arrays[0]), np.int64)  # a brace more than commas
+        for (name, kind), array, lacks in zip(self._kinds.items(), arrays, absent, strict=True):
             if array.type == pa.string():
                 sizes = _octets(array) + (2 if kind in _ARROW_TYPES else 0)
             elif array.type == pa.bool_():
@@ -296,9 +309,36 @@ class _Fields:
                 sizes = _octets(pc.cast(array, pa.string()))
             if array.null_count:
                 sizes = np.where(array.is_valid().to_numpy(zero_copy_only=False), sizes, len("null"))
-            sizes = sizes + len(f'"{name}":,'.replace(" ", "").encode())
-            total += sizes if is_absent is None else np.where(is_absent, 0, sizes)
-        return arrays, total
+            sizes = sizes + _frame(name)
+            total += sizes if lacks is None else np.where(lacks, 0, sizes)
+        return total
+
+    def total(self, arrays: list[pa.Array], absent: list[Any]) -> int:
+        """The sum of `least`."""
+        import numpy as np
+
+        total = len(arrays[0])
+        for (name, kind), array, lacks in zip(self._kinds.items(), arrays, absent, strict=True):
+            missing = 0 if lacks is None else int(np.count_nonzero(lacks))
+            present = len(array) - missing
+            total += present * _frame(name) + len("null") * (array.null_count - missing)
+            if array.type == pa.bool_():
+                total += 5 * (len(array) - array.null_count) - array.true_count
+                continue
+            _, bounds, content = (
+                array if array.type == pa.string() else pc.cast(array, pa.string())
+            ).buffers()
+            end = int(np.frombuffer(bounds, np.int32, len(array) + 1)[-1])
+            if end:
+                total += np.count_nonzero(np.frombuffer(content, np.uint8, end) != 32)
+            if kind in _ARROW_TYPES and array.type == pa.string():
+                total += 2 * (len(array) - array.null_count)
+        return total
+
+
+def _frame(name: str) -> int:
+    """What a field takes besides its value."""
+    return len(f'"{name}":,'.replace(" ", "").encode())
 
 
 def _json_types() -> dict[str, Any]:

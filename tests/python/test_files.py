@@ -266,7 +266,7 @@ def test_a_block_gives_what_its_lines_give_one_by_one(block: list[bytes]) -> Non
 def test_what_the_size_of_a_line_must_not_hide() -> None:
     """Lines whose other octets would make up for what a decoder passes over."""
     at = f'"at":"{AT}"'.encode()
-    assert_a_block_is_its_lines([
+    block = [
         b'{"id":"a",' + at + b"}",
         b'{"id":"a",' + at + b',"id":"b"}', b'{"id":"a","id":"b", ' + at + b"}",
         b'{"id": "a", "n": null, "n": 5, ' + at + b"}", b'{"id":"a","n":5,"n":null,' + at + b"}",
@@ -277,12 +277,16 @@ def test_what_the_size_of_a_line_must_not_hide() -> None:
         b'{"id":"a","amount":"1\\u0032.5",' + at + b"}", b'{"id":"a","amount":"null",' + at + b"}",
         b'{"id":"a","amount":true,"doc":null,' + at + b"}", b'{"id":"a","doc":"","amount":"",' + at + b"}",
         b'{"id":"a",\t"doc":{"a":\t\t\t\t1},' + at + b"}", b'{"id":"a","doc":[\t\t\t\t],"":0,' + at + b"}",
+        b'{"id":"a","doc":[\r\r\r\r\r],"":0,' + at + b"}", b'{"id":"a","doc":[\r],\r' + at + b"\r}\r",
         b'{"id":"a",' + at + b"}\r", b'{"id":"a",' + at + b"} ", b' {"id":"a",' + at + b"}", b"\r", b"{}", b"}{", b"{",
         b'{"id":"a",' + at + b'}{"id":"b",' + at + b"}", b'{"id":"a","doc":{"a":1}', b'{"b":2},' + at + b"}",
         b'{"id":"a}', b'{b",' + at + b"}", b'{"id":"\\ud83d",' + at + b"}", b'{"id":"a","doc":"\\ud83d",' + at + b"}",
         b'{"id":"a","n":9223372036854775808,' + at + b"}", b'{"id":"a","n":1.0,' + at + b"}",
         b'{"id":"a","x y":1,' + at + b"}", b'{"id":"a","x y": "  ",' + at + b"}", b'{"id":"a\xc3\xa9",' + at + b"}",
-    ])  # fmt: skip
+    ]  # fmt: skip
+    assert_a_block_is_its_lines(block)
+    for line in block:
+        assert_a_block_is_its_lines([line])
 
 
 def test_regular_lines_are_never_looked_at_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -234,7 +234,7 @@ def moved(before: Path, after: Path) -> dict[str, int]:
             of_each = ", ".join(f"count(*) filter (where b.{f} is distinct from a.{f})" for f in features)
             orders, *found = connection.execute(
                 f"select count(*), {of_each} from before.{table} as b left join after.{table} as a using (order_id)"
-                " where b.decided_at is not null"
+                " where order_id in (select order_id from before.marts.credit_decisions where decided_at is not null)"
             ).fetchone()
             assert orders > 100
             for feature, count in zip(features, found, strict=True):

@@ -203,7 +203,7 @@ def test_column_info(client: Client) -> None:
 
 def test_writes_describe_their_count(client: Client) -> None:
     """https://github.com/pyathena-dev/PyAthena/blob/master/tests/pyathena/test_cursor.py: CTAS has a description."""
-    name = client.run("create table counted as select 1 as x").execution["QueryExecutionId"]
+    name = client.run("create table written_count as select 1 as x").execution["QueryExecutionId"]
     results = client.athena.get_query_results(QueryExecutionId=name)
     info = results["ResultSet"]["ResultSetMetadata"]["ColumnInfo"]
     assert [(c["Name"], c["Type"], c["Precision"]) for c in info] == [("rows", "bigint", 19)]

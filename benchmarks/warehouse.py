@@ -239,7 +239,8 @@ def full_build(folder: Path, days: list[str], transactions: int, rounds: int) ->
         warehouse = folder / "full.duckdb"
         warehouse.unlink(missing_ok=True)
         env = environment(folder, lake, warehouse, AS_OF_DATE=days[2])
-        seconds, _ = build(env, "--exclude-resource-type", "test", "snapshot")
+        # one query runs while dbt prepares the next
+        seconds, _ = build(env, "--exclude-resource-type", "test", "snapshot", "--threads", "2")
         dbt.append(seconds)
         manifest = json.loads((folder / "target" / "manifest.json").read_text())
         results = json.loads((folder / "target" / "run_results.json").read_text())["results"]
@@ -257,7 +258,8 @@ def full_build(folder: Path, days: list[str], transactions: int, rounds: int) ->
     return [
         f"Full build, {rows * times:,} transactions, median of {rounds} rounds: dbt"
         f" {statistics.median(dbt):.1f} s for {nodes} nodes without tests, the same SQL by DuckDB alone"
-        f" {statistics.median(alone):.1f} s: dbt adds {added:.1f} s (allowed: {2.5 + 0.015 * nodes:.1f} s).",
+        f" {statistics.median(alone):.1f} s: dbt, with two threads, adds {added:.1f} s"
+        f" (allowed: {2.5 + 0.015 * nodes:.1f} s).",
     ]
 
 

@@ -314,7 +314,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """With workers (`-n`), keep the tests of a file, and of all files that share pipelines, in one of them."""
+    """With workers (`-n`), keep the tests of a file, and all that share a world's pipelines, in one of them."""
     config.option.loadscopereorder = False  # it would begin with the files of the most tests
     return _ByFile(config, log)
 
@@ -322,4 +322,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 class _ByFile(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0].rpartition("/")[2]
-        return "pipelines" if file in SHARING_PIPELINES else file
+        if file not in SHARING_PIPELINES:
+            return file
+        # A test of the real bank says so in its name or parameters.
+        return "berka" if "berka" in nodeid else "synthetic"

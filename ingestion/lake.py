@@ -703,12 +703,35 @@ def _has_nulls(group: pq.RowGroupMetaData, column: str) -> bool:
 
 def _newest(rows: pa.Table, key: tuple[str, ...]) -> pa.Table:
     """The rows of each record that its newest batch landed, in their order."""
-    places = rows.select(key).append_column("_batch", rows["_batch_id"].cast(pa.int64()))
-    newest = places.group_by(list(key)).aggregate([("_batch", "max")])
-    places = places.append_column("_place", pa.array(range(rows.num_rows), pa.int64()))
-    places = places.join(newest, list(key))
-    kept = places.filter(pc.equal(places["_batch"], places["_batch_max"]))["_place"]
-    return rows.take(kept.combine_chunks().sort())
+    places = pa.table({"key": keys(rows, key), "batch": rows["_batch_id"].cast(pa.int64())})
+    newest = places.group_by("key").aggregate([("batch", "max")])
+    group = pc.index_in(places["key"], value_set=newest["key"].combine_chunks())
+    return rows.filter(pc.equal(places["batch"], newest["batch_max"].take(group)))
+
+
+def keys(rows: pa.Table, key: tuple[str, ...]) -> pa.Array:
+    """One value for each row's key: equal where all its parts are, null being equal to null."""
+    if len(key) == 1 and pa.types.is_integer(rows[key[0]].type):
+        return rows[key[0]].combine_chunks()
+    parts = [_text(rows[name].combine_chunks()) for name in key]
+    if len(parts) == 1:
+        return parts[0]
+    # The length of each part keeps ("ab", "c") and ("a", "bc") apart.
+    lengths = [pc.cast(pc.binary_length(part), pa.string()) for part in parts]
+    return pc.binary_join_element_wise(*lengths, *parts, " ", null_handling="replace", null_replacement="")
+
+
+def _text(values: pa.Array) -> pa.Array:
+    return texts(values) if pa.types.is_list(values.type) else pc.cast(values, pa.string(), safe=False)
+
+
+def texts(lists: pa.ListArray) -> pa.Array:
+    """A text for each list: the same for lists of equal elements, whatever Python could make of these."""
+    elements = pc.cast(lists.values, pa.string(), safe=False)
+    lengths = pc.cast(pc.binary_length(elements), pa.string())
+    elements = pc.fill_null(pc.binary_join_element_wise(lengths, elements, ":"), "null")
+    joined = pc.binary_join(pa.ListArray.from_arrays(lists.offsets, elements), ",")
+    return pc.if_else(lists.is_valid(), joined, None)
 
 
 def _cursor_max(manifest: dict[str, Any]) -> str | None:

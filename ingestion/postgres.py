@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from adbc_driver_manager import _reader
 from ingestion.background import Background
 from ingestion.config import TableConfig
 from ingestion.errors import ConfigurationError, IngestionError
+from ingestion.lake import keys, texts
 from ingestion.postgres_driver import open_database, with_our_name
 from ingestion.postgres_types import Column, column, quoted
 
@@ -55,6 +56,7 @@ SESSION = {
     # The connection that holds the snapshot is idle while another one reads a table.
     "idle_in_transaction_session_timeout": "1d",
 }
+_EARLIEST = datetime(1, 1, 1, tzinfo=UTC)
 # SQLSTATEs of a query or a session that a replica ended.
 _CONFLICT = ("40001", "40P01", "57P")
 
@@ -325,7 +327,10 @@ def extract(table: TableConfig, run: "Run", out: "BatchWriter") -> None:
     cursor = quoted(table.cursor)
     where = "true"
     known: list[Callable[[], pa.Table]] = []
-    if out.watermark_from:
+    if out.watermark_from is None:
+        # Rows can have landed all the same: by a replay or a backfill, which set no watermark.
+        known.append(partial(run.lake.landed_since, table, _EARLIEST, out.schema.names))
+    else:
         since = out.watermark_from - timedelta(seconds=table.options.get("overlap_seconds", 3600))
         if pa.types.is_date(ordering.type):
             since = since.replace(hour=0, minute=0, second=0, microsecond=0)
@@ -503,25 +508,15 @@ def _not_landed(rows: pa.Table, landed: list[pa.Table], key: tuple[str, ...]) ->
 
 def _are_in(rows: pa.Table, landed: pa.Table, key: tuple[str, ...]) -> pa.ChunkedArray:
     """For each row, whether it has landed with equal content."""
-    if len(key) == 1 and rows[key[0]].type == landed[key[0]].type and pa.types.is_integer(rows[key[0]].type):
-        mine, theirs = (part[key[0]].combine_chunks() for part in (rows, landed))
-    else:
-        mine, theirs = _keys(rows, key), _keys(landed, key)
+    mine, theirs = keys(rows, key), keys(landed, key)
+    if mine.type != theirs.type:
+        mine, theirs = (pc.cast(part, pa.string()) for part in (mine, theirs))
     place = pc.index_in(mine, value_set=theirs)
     others = landed.take(place)
     same = pc.is_valid(place)
     for name in rows.column_names:
         same = pc.and_(same, _equal(rows[name].combine_chunks(), others[name].combine_chunks()))
     return same
-
-
-def _keys(rows: pa.Table, key: tuple[str, ...]) -> pa.Array:
-    """Keys as texts; the length of each part keeps ("ab", "c") and ("a", "bc") apart."""
-    parts = [pc.cast(rows[name], pa.string()).combine_chunks() for name in key]
-    if len(parts) == 1:
-        return parts[0]
-    lengths = [pc.cast(pc.binary_length(part), pa.string()) for part in parts]
-    return pc.binary_join_element_wise(*lengths, *parts, " ", null_handling="replace", null_replacement="")
 
 
 def _equal(some: pa.Array, others: pa.Array) -> pa.Array:
@@ -532,16 +527,12 @@ def _equal(some: pa.Array, others: pa.Array) -> pa.Array:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             some, others = some.cast(pa.string()), others.cast(pa.string())
     if pa.types.is_list(some.type):
-        some, others = _texts(some), _texts(others)
+        some, others = texts(some), texts(others)
     if pa.types.is_floating(some.type):
         bits = pa.int32() if some.type == pa.float32() else pa.int64()
         some, others = some.view(bits), others.view(bits)
     both_null = pc.and_(pc.is_null(some), pc.is_null(others))
     return pc.or_(pc.fill_null(pc.equal(some, others), False), both_null)
-
-
-def _texts(lists: pa.Array) -> pa.Array:
-    return pa.array([None if values is None else repr(values) for values in lists.to_pylist()], pa.string())
 
 
 def _message(error: Exception) -> str:

@@ -164,7 +164,7 @@ def _inspect(
     except psycopg.OperationalError:
         raise
     except psycopg.Error as error:
-        relation.problem = f"PostgreSQL refused: {error.diag.message_primary or type(error).__name__}"
+        relation.problem = f"PostgreSQL refused: {postgres.message(error)}"
     except IngestionError as error:
         relation.problem = str(error)
     return relation

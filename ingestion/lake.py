@@ -41,6 +41,8 @@ LANDING_FIELDS = [
     pa.field("_extracted_at", TIMESTAMP, nullable=False),
     pa.field("_source_deleted", pa.bool_(), nullable=False),
 ]
+LANDING_NAMES = (*(f.name for f in LANDING_FIELDS), "extract_date")
+"""What every table has in the lake besides the columns of its source."""
 ROW_GROUP_ROWS = 128 * 1024
 DEAD_LETTER_SCHEMA = pa.schema(
     [

@@ -10,6 +10,7 @@ does wait is DDL on that table, and writers queue behind DDL that waits: migrati
 
 import json
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -26,7 +27,7 @@ from adbc_driver_manager import _reader
 from ingestion.background import Background
 from ingestion.config import TableConfig
 from ingestion.errors import ConfigurationError, IngestionError
-from ingestion.lake import keys, texts
+from ingestion.lake import LANDING_NAMES, keys, texts
 from ingestion.postgres_driver import open_database, with_our_name
 from ingestion.postgres_types import Column, column, quoted
 
@@ -52,6 +53,8 @@ SESSION = {
     "client_encoding": "UTF8",
     "standard_conforming_strings": "on",
     "synchronize_seqscans": "off",
+    # Rows that a policy hides would be taken for deleted: the table fails instead.
+    "row_security": "off",
     "lock_timeout": "30s",
     # The connection that holds the snapshot is idle while another one reads a table.
     "idle_in_transaction_session_timeout": "1d",
@@ -89,7 +92,7 @@ class Snapshot:
         except adbc_driver_manager.Error as error:
             _check_dsn(dsn)
             _, _, reason = str(error).partition("Failed to connect:")
-            lines = (reason or _message(error)).strip().splitlines()
+            lines = (reason or message(error)).strip().splitlines()
             raise SourceGone(
                 f"PostgreSQL cannot be reached ({lines[0]}); check SOURCE_DSN or run `python -m sandbox up`"
             ) from None
@@ -175,10 +178,10 @@ class Snapshot:
         """What an error means for the run; when the snapshot was not even `imported`, it is gone."""
         code = getattr(error, "sqlstate", None) or ""
         if self.in_recovery and (not imported or not code or code.startswith(_CONFLICT)):
-            return RecoveryConflict(_message(error))
+            return RecoveryConflict(message(error))
         if not imported:
-            return SourceGone(f"PostgreSQL went away: {_message(error)}; run again to finish")
-        return IngestionError(f"PostgreSQL {'refused' if code else 'went away'}: {_message(error)}")
+            return SourceGone(f"PostgreSQL went away: {message(error)}; run again to finish")
+        return IngestionError(f"PostgreSQL {'refused' if code else 'went away'}: {message(error)}")
 
 
 def _check_dsn(dsn: str) -> None:
@@ -398,6 +401,15 @@ def describe(snapshot: Snapshot, table: TableConfig) -> list[Column]:
                 f"{table.name}: sources.yml says numeric: {policy}; write string or decimal(38,9)"
             ) from None
         columns.append(replace(described, name=renamed.get(name, name)))
+    # DuckDB and Athena tell no upper from lower case, and find the partition among the columns.
+    taken = set(LANDING_NAMES)
+    for described, (name, *_) in zip(columns, found, strict=True):
+        if described.name.lower() in taken:
+            raise IngestionError(
+                f"{table.name}: the lake has another column called {described.name}, whatever its case; give"
+                f" this one another name there, rename: {{{name}: {name}_2}} in sources.yml"
+            )
+        taken.add(described.name.lower())
     return columns
 
 
@@ -535,8 +547,8 @@ def _equal(some: pa.Array, others: pa.Array) -> pa.Array:
     return pc.or_(pc.fill_null(pc.equal(some, others), False), both_null)
 
 
-def _message(error: Exception) -> str:
-    """PostgreSQL's primary message, which names no value of a row that we read; the driver adds the query."""
+def message(error: Exception) -> str:
+    """PostgreSQL's primary message without a value of a row; the driver would add the query."""
     if (diagnosis := getattr(error, "diag", None)) is not None:
         primary = diagnosis.message_primary
     else:
@@ -544,7 +556,11 @@ def _message(error: Exception) -> str:
         found = {str(name): value for name, value in getattr(error, "details", None) or ()}
         primary = next((v.decode() for k, v in found.items() if "MESSAGE_PRIMARY" in k), None)
     if primary:
-        return primary
+        code = getattr(error, "sqlstate", None) or ""
+        if code.startswith("P0"):
+            return f"an exception raised by a function of its own (SQLSTATE {code})"
+        # What a view computes may fail, and such errors quote the value.
+        return re.sub('".*"', '"…"', primary, flags=re.DOTALL) if code.startswith("22") else primary
     # What libpq itself says, such as that the server closed the connection.
     text = str(error).partition("failed: ")[2].strip()
     return text.splitlines()[0] if text else type(error).__name__

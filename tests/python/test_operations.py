@@ -233,13 +233,14 @@ def test_status_says_what_landed_how_late_it_is_and_what_failed(
     assert (table["rows"], table["batches"], table["lag_seconds"]) == (100, 1, 54 * 3600)
     assert table["pending_drift"] == ["added branch (string)"]
     database.execute("insert into app.things values (102, 'y', 1, '2025-01-03 06:00+00')")
+    database.execute("insert into app.things values (103, 'z', 1, 'infinity'), (104, 'z', 1, '12025-01-01')")
     database.execute("alter table app.others rename to elsewhere")
     assert command("run", "--date", "2026-01-01")[0] == 1
     status, table = status_of(capsys)
     assert (table["rows"], table["lag_seconds"], table["open_dead_letters"], table["failure"]) == (
         101,
         0,
-        1,
+        3,
         None,
     )
     assert (table["drift"], table["pending_drift"]) == ({"00000002": ["added branch (string)"]}, [])

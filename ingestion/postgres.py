@@ -190,12 +190,17 @@ def _check_dsn(dsn: str) -> None:
     from psycopg.conninfo import conninfo_to_dict
 
     try:
-        conninfo_to_dict(dsn)
+        found = conninfo_to_dict(dsn)
+        # A password with a bare @ or / ends there: its rest would be quoted as a host, port or database.
+        is_whole = all("@" not in str(found.get(part, ""))[1:] for part in ("host", "dbname"))
+        is_whole &= str(found.get("port") or 0).replace(",", "").isdigit()
     except psycopg.ProgrammingError:
+        is_whole = False
+    if not is_whole:
         raise ConfigurationError(
             "SOURCE_DSN is no connection string; write it as postgresql://user:password@host:5432/database"
             " (special characters percent-encoded)"
-        ) from None
+        )
 
 
 def _execute(connection: adbc_driver_manager.AdbcConnection, *commands: str) -> None:

@@ -164,6 +164,16 @@ def test_what_is_configured_wrong_ends_with_2(
         # texts in YAML 1.2
         ("things: {key: [id], cursor: updated_at, may_be_empty: no}", "may_be_empty"),
         ("things: {key: [id], cursor: updated_at, pii: yes}", "pii"),
+        ("things: {key: id, cursor: updated_at}", "key must be a list"),
+        ("things: {key: [], cursor: updated_at}", "key must be a list"),
+        ("things: {key: [1], cursor: updated_at}", "key must be a list"),
+        ("things: {key: [id], cursor: [updated_at]}", "cursor must be"),
+        ("things: {key: [id], cursor: updated_at, overlap_seconds: 1h}", "overlap_seconds"),
+        ("things: {key: [id], cursor: updated_at, overlap_seconds: 1e12}", "overlap_seconds"),
+        ("things: {key: [id], cursor: updated_at, relation: 5}", "relation"),
+        ("things: {key: [id], cursor: updated_at, schema: null}", "schema"),
+        ("things: {key: [id], cursor: updated_at, rename: {name: 5}}", "rename"),
+        ("things: {key: [id], cursor: updated_at, may_be_emtpy: true}", "no option is called may_be_emtpy"),
     ],
 )
 def test_an_entry_that_is_wrong_ends_with_2_and_is_named(command, capsys, entry: str, message: str) -> None:

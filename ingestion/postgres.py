@@ -27,7 +27,7 @@ from adbc_driver_manager import _reader
 from ingestion.background import Background
 from ingestion.config import TableConfig
 from ingestion.errors import ConfigurationError, IngestionError
-from ingestion.lake import LANDING_NAMES, keys, texts
+from ingestion.lake import LANDING_NAMES, TooManyRows, keys, texts
 from ingestion.postgres_driver import open_database, with_our_name
 from ingestion.postgres_types import Column, column, quoted
 
@@ -347,15 +347,33 @@ def extract(table: TableConfig, run: "Run", out: "BatchWriter") -> None:
     if ordering.nullable:
         known.append(partial(run.lake.landed_without_cursor, table, out.schema.names))
         where = f"({where} or {cursor} is null)"
-    unfit = 0
     # Read while PostgreSQL answers.
     landed = Background(lambda: [rows() for rows in known])
+    try:
+        land(table, run, out, where, lambda rows: _not_landed(rows, landed.result(), table.key))
+    except TooManyRows:
+        # After an update of a whole table, say. What is done on disk takes more time, but no more memory.
+        from ingestion import reconcile
+
+        reconcile.increment(table, run, out, where)
+
+
+def land(
+    table: TableConfig,
+    run: "Run",
+    out: "BatchWriter",
+    where: str,
+    changed: Callable[[pa.Table], pa.Table],
+) -> None:
+    """Write the rows of `table` for which `where` holds, of each block those that `changed` returns."""
+    columns = describe(run.postgres, table)
+    unfit = 0
     # Closed at once when writing fails, so that no COPY is left running.
     with closing(read(run.postgres, table, columns, where)) as blocks:
         for rows, left_out in blocks:
+            new = changed(rows)
             unfit += left_out
             out.extracted += rows.num_rows + left_out
-            new = _not_landed(rows, landed.result(), table.key)
             out.skip(rows.num_rows - new.num_rows)
             out.write(new)
     if unfit:

@@ -12,7 +12,7 @@ import json
 import math
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from ingestion import postgres
 from ingestion.config import TableConfig
 from ingestion.errors import IngestionError
 from ingestion.lake import BatchWriter, DeadLetter
-from ingestion.postgres_types import Column
 from ingestion.run import Run
 from ingestion.settings import BUSINESS_ZONE
 
@@ -44,7 +43,7 @@ def extract(table: TableConfig, run: Run, out: BatchWriter) -> None:
     """
     _check_key(table, run.postgres)
     with Newest(table, run, out.schema) as newest:
-        _land(table, run, out, newest, "true")
+        postgres.land(table, run, out, "true", newest.changed)
         if out.extracted == 0 and not table.may_be_empty and any(True for _ in newest.unseen()):
             raise IngestionError(
                 f"{table.name} has no rows any more, and the lake holds some; if that is right, say"
@@ -72,7 +71,7 @@ def backfill(
     where = sql.SQL("{cursor} >= {start} and {cursor} < {end}").format(
         cursor=sql.Identifier(table.cursor), start=start, end=end
     )
-    _land(table, run, out, newest, where.as_string())
+    postgres.land(table, run, out, where.as_string(), newest.changed)
 
 
 def replay(table: TableConfig, run: Run, letters: list[DeadLetter], out: BatchWriter) -> None:
@@ -93,7 +92,8 @@ def replay(table: TableConfig, run: Run, letters: list[DeadLetter], out: BatchWr
         if key is None:
             out.reject_again(letter, "its origin is no key of this table")
             continue
-        rows = [r for r, _ in _read(table, run, columns, _has_key(table, run.postgres, [key])) if r.num_rows]
+        where = _has_key(table, run.postgres, [key])
+        rows = [r for r, _ in postgres.read(run.postgres, table, columns, where) if r.num_rows]
         if rows:
             origins.add(letter.origin)
             found += rows
@@ -111,22 +111,10 @@ def replay(table: TableConfig, run: Run, letters: list[DeadLetter], out: BatchWr
             out.skip(rows.num_rows - changed.num_rows)
 
 
-def _land(table: TableConfig, run: Run, out: BatchWriter, newest: "Newest", where: str) -> None:
-    columns = postgres.describe(run.postgres, table)
-    unfit = 0
-    with closing(_read(table, run, columns, where)) as blocks:
-        for rows, left_out in blocks:
-            unfit += left_out
-            out.extracted += rows.num_rows + left_out
-            changed = newest.changed(rows)
-            out.skip(rows.num_rows - changed.num_rows)
-            out.write(changed)
-    if unfit:
-        postgres.reject(run.postgres, table, columns, where, unfit, out)
-
-
-def _read(table: TableConfig, run: Run, columns: list[Column], where: str) -> Iterator[tuple[pa.Table, int]]:
-    yield from postgres.read(run.postgres, table, columns, where)
+def increment(table: TableConfig, run: Run, out: BatchWriter, where: str) -> None:
+    """Write what the lake does not hold as its newest version of the rows for which `where` holds."""
+    with Newest(table, run, out.schema) as newest:
+        postgres.land(table, run, out, where, newest.changed)
 
 
 class Newest:

@@ -7,9 +7,12 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 import psycopg
+import pyarrow.compute as pc
 import pytest
 from landing import current, land, query, settings_of, things
 
+from ingestion import lake as lake_module
+from ingestion import postgres
 from ingestion.config import TableConfig
 from ingestion.lake import BatchWriter, Lake
 from ingestion.run import backfill, replay, run
@@ -139,6 +142,29 @@ def test_a_row_dated_in_the_future_hides_nothing_and_lands_once(
     assert len(query(settings, "select id from raw")) == 2
 
 
+@pytest.mark.parametrize("at", ["2025-01-01 12:00+00", None])
+def test_an_increment_over_more_than_fits_in_memory_lands_the_same(
+    database: psycopg.Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch, at: str | None
+) -> None:
+    """A table that was loaded or updated at one moment is all within the overlap."""
+    monkeypatch.setattr(lake_module, "ROWS_IN_MEMORY", 30)
+    insert(database, 1, 100, at)
+    database.execute("update app.things set amount = 'NaN' where id = 50")
+    assert land(settings).rows == 99
+    lake = Lake.open(settings.lake, "synthetic")
+    with pytest.raises(lake_module.TooManyRows):
+        lake.landed_without_cursor(things(), ["id"]) if at is None else lake.landed_since(
+            things(), datetime.fromisoformat(at), ["id"]
+        )
+    assert land(settings).rows == 0
+    database.execute("update app.things set name = 'changed' where id <= 3")
+    insert(database, 101, 103, at)
+    result = land(settings)
+    assert (result.rows, result.extracted, result.skipped) == (6, 103, 97)
+    assert land(settings).rows == land(settings, reconcile=True).rows == 0
+    assert query(settings, "select count(*), count(distinct id) from raw") == [(105, 102)]
+
+
 def test_every_kind_of_key_is_found_and_missed(database: psycopg.Connection, settings: Settings) -> None:
     # GIVEN an append-only table whose key has a column of each kind that keys are made of
     database.execute("create type app.colour as enum ('red', 'blue')")
@@ -243,17 +269,15 @@ def test_a_row_that_cannot_be_read_is_not_taken_for_deleted(
     database: psycopg.Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reader that leaves a row out stands for one that makes it a dead letter."""
-    from ingestion import reconcile
-
     insert(database, 1, 10)
     land(settings)
-    read = reconcile._read
+    read = postgres.read
 
     def without_five(*arguments):
         for rows, left_out in read(*arguments):
-            yield rows.filter(reconcile.pc.not_equal(rows["id"], 5)), left_out
+            yield rows.filter(pc.not_equal(rows["id"], 5)), left_out
 
-    monkeypatch.setattr(reconcile, "_read", without_five)
+    monkeypatch.setattr(postgres, "read", without_five)
     assert land(settings, reconcile=True).rows == 0
 
 

@@ -13,11 +13,11 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial, reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import adbc_driver_manager
 import pyarrow as pa
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from ingestion.lake import BatchWriter, DeadLetter
     from ingestion.run import Run
+
+T = TypeVar("T")
 
 BLOCK_BYTES = 8 * 1024 * 1024
 ATTEMPTS_ON_A_REPLICA = 6
@@ -133,8 +135,8 @@ class Snapshot:
             with closing(adbc_driver_manager.AdbcConnection(self._database)) as connection:
                 _execute(connection, *self._begin, f"set transaction snapshot '{self.name}'")
                 imported = True
-                with _blocks(connection, query) as blocks, closing(_fetched_ahead(blocks)) as ahead:
-                    yield from map(convert, ahead)
+                with _blocks(connection, query) as blocks:
+                    yield from map(convert, blocks)
         except adbc_driver_manager.Error as error:
             raise self._problem(error, imported) from None
         except pa.ArrowException as error:
@@ -212,29 +214,46 @@ def _execute(connection: adbc_driver_manager.AdbcConnection, *commands: str) -> 
 
 @contextmanager
 def _blocks(connection: adbc_driver_manager.AdbcConnection, query: str) -> Iterator[Iterator[pa.RecordBatch]]:
-    """The rows of a query, fetched with COPY."""
+    """The rows of a query, fetched with COPY, each block while the one before is in use."""
     with closing(adbc_driver_manager.AdbcStatement(connection)) as statement:
         statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BLOCK_BYTES)})
         statement.set_sql_query(query)
-        handle, _ = statement.execute_query()
+        handle, _ = _result(Background(statement.execute_query), statement)
         # As pyarrow's own reader, but its errors have PostgreSQL's message and SQLSTATE.
         reader = _reader.AdbcRecordBatchReader._import_from_c(handle.address)
         try:
-            yield iter(reader)
+            with closing(_fetched_ahead(iter(reader), statement)) as ahead:
+                yield ahead
         finally:
             reader.close()
 
 
-def _fetched_ahead(blocks: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The blocks, each fetched while the one before is in use."""
+def _fetched_ahead(
+    blocks: Iterator[pa.RecordBatch], statement: adbc_driver_manager.AdbcStatement
+) -> Iterator[pa.RecordBatch]:
     fetched = Background(partial(next, blocks, None))
     try:
         while (block := fetched.result()) is not None:
             fetched = Background(partial(next, blocks, None))
             yield block
     finally:
-        # Nothing is closed while a thread reads from it.
-        fetched.join()
+        _end(fetched, statement)
+
+
+def _result(asked: Background[T], statement: adbc_driver_manager.AdbcStatement) -> T:
+    """What PostgreSQL answers; a thread waits for it, since no signal ends a wait inside of libpq."""
+    try:
+        return asked.result()
+    finally:
+        _end(asked, statement)
+
+
+def _end(asked: Background[Any], statement: adbc_driver_manager.AdbcStatement) -> None:
+    """Have PostgreSQL give up what it still works on: nothing is closed while a thread waits for it."""
+    if not asked.has_ended:
+        with suppress(adbc_driver_manager.Error):
+            statement.cancel()
+    asked.wait()
 
 
 def _fetch(connection: adbc_driver_manager.AdbcConnection, query: str) -> list[tuple[Any, ...]]:

@@ -369,6 +369,28 @@ def test_a_run_that_is_ended_discards_its_batch(
     assert status_of(capsys)[0]["last_run"] == "interrupted"
 
 
+def test_a_run_that_waits_for_postgresql_can_be_ended(settings: Settings, database) -> None:
+    # GIVEN a view that gives its first rows after minutes
+    database.execute("create view app.slow as select id, updated_at, pg_sleep(6)::text as s from app.things")
+    change_sources("things: {", "slow: {")
+    process = start("run", "--table", "app.slow", stderr=subprocess.PIPE, text=True)
+
+    def wait_for(sessions: int) -> None:
+        at_work = "select from pg_stat_activity where wait_event = 'PgSleep' and state = 'active'"
+        deadline = time.monotonic() + 60
+        while database.execute(at_work).rowcount != sessions:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    wait_for(1)
+    # WHEN the run is ended, THEN it is long before these, and PostgreSQL works for it no longer
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "Traceback" not in errors
+    wait_for(0)
+
+
 def test_on_a_terminal_there_are_bars_and_a_line_a_table(settings: Settings) -> None:
     ours, theirs = pty.openpty()
     os.environ.pop("LOG_FORMAT")

@@ -163,7 +163,7 @@ def _start_arrow_light() -> None:
 
     What lands PostgreSQL's tables needs none of it. Only for a process that is ours alone.
     """
-    for name in ("numpy", "dateutil", "pytz"):
+    for name in ("numpy", "dateutil", "pytz", "cloudpickle"):
         sys.modules[name] = None  # type: ignore[assignment]
     # `pyarrow.compute` reads the documentation of 286 functions with this, to write theirs.
     docscrape = ModuleType("pyarrow.vendored.docscrape")

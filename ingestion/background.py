@@ -15,6 +15,8 @@ class Background(threading.Thread, Generic[T]):
         super().__init__(daemon=True)  # a run that ends before it needs the result does not wait for it
         self._work = work
         self._outcome: tuple[Any, BaseException | None] = (None, None)
+        # `join`, once a signal has interrupted it, takes the thread for ended (CPython before 3.13).
+        self._ended = threading.Event()
         self.start()
 
     def run(self) -> None:
@@ -23,10 +25,21 @@ class Background(threading.Thread, Generic[T]):
             self._outcome = (self._work(), None)
         except BaseException as error:
             self._outcome = (None, error)
+        finally:
+            self._ended.set()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the work is done, or has failed."""
+        return self._ended.is_set()
+
+    def wait(self) -> None:
+        """Wait for its end."""
+        self._ended.wait()
 
     def result(self) -> T:
         """What `work` returned, when it has; raises what it raised."""
-        self.join()
+        self.wait()
         value, error = self._outcome
         if error is not None:
             raise error

@@ -13,6 +13,8 @@ SOURCES_FILE = Path(__file__).with_name("sources.yml")
 KINDS = ("postgres", "files", "bureau", "fx")
 SCHEMA_POLICIES = ("evolve", "freeze")
 DEAD_LETTER_ALERT = 0.01
+POSTGRES_OPTIONS = {"schema", "relation", "overlap_seconds", "numeric", "rename", "pii"}
+MOST_OVERLAP = 366 * 86_400
 # Sources and tables are folders of the lake and names in Athena.
 _NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 
@@ -57,7 +59,12 @@ def load_sources(path: Path = SOURCES_FILE) -> list[TableConfig]:
     """
     tables: list[TableConfig] = []
     try:
-        for source, settings in yaml12.parse_yaml(path.read_text(encoding="utf-8")).items():
+        sources = yaml12.parse_yaml(path.read_text(encoding="utf-8"))
+        if not isinstance(sources, dict):
+            raise ConfigurationError(
+                f"{path.name}: holds no source; docs/operations.md says how one is written"
+            )
+        for source, settings in sources.items():
             shared = {k: v for k, v in settings.items() if k not in ("kind", "tables")}
             if settings["kind"] not in KINDS:
                 raise ConfigurationError(f"{path.name}: {source}: kind must be one of {', '.join(KINDS)}")
@@ -79,7 +86,7 @@ def _table(source: str, table: str, kind: str, options: dict[str, Any]) -> Table
         source=source,
         table=table,
         kind=kind,
-        key=tuple(options.pop("key")),
+        key=_key(options.pop("key")),
         cursor=options.pop("cursor"),
         may_be_empty=options.pop("may_be_empty", False),
         schema_policy=options.pop("schema_policy", "evolve"),
@@ -89,9 +96,17 @@ def _table(source: str, table: str, kind: str, options: dict[str, Any]) -> Table
     )
 
 
+def _key(columns: Any) -> tuple[str, ...]:
+    return tuple(columns) if isinstance(columns, list) else ()
+
+
 def _problem(table: TableConfig) -> str | None:
     """What is wrong with an entry, or None."""
     share = table.dead_letter_alert
+    if not table.key or not all(isinstance(c, str) for c in table.key) or len({*table.key}) < len(table.key):
+        return "key must be a list of the columns that name a record, such as [id]"
+    if not isinstance(table.cursor, str | None):
+        return "cursor must be the name of a column, or null"
     if not all(_NAME.fullmatch(str(name)) for name in (table.source, table.table)):
         return "names in the lake are lower case letters, digits and _ (`relation` names the source's table)"
     if table.cursor is None and table.kind != "postgres":
@@ -101,14 +116,34 @@ def _problem(table: TableConfig) -> str | None:
     if not isinstance(table.options.get("pii", False), bool | dict | list):
         return "pii must be true, false, or name columns"
     renamed = table.options.get("rename", {})
-    if not isinstance(renamed, dict) or {*renamed, *renamed.values()} & {*table.key, table.cursor}:
+    if not isinstance(renamed, dict) or not all(isinstance(n, str) for n in {*renamed, *renamed.values()}):
+        return "rename must be {column: name}"
+    if {*renamed, *renamed.values()} & {*table.key, table.cursor}:
         return "rename must be {column: name}, and neither the key nor the cursor"
+    if table.kind == "postgres" and (problem := _problem_of_postgres(table.options)):
+        return problem
     if table.schema_policy not in SCHEMA_POLICIES:
         return f"schema_policy must be one of {', '.join(SCHEMA_POLICIES)}"
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
         return "dead_letter_alert must be a share from 0 to 1, such as 0.01"
     if table.expect_rows not in (None, "daily"):
         return "expect_rows must be daily, or left out"
+    return None
+
+
+def _problem_of_postgres(options: dict[str, Any]) -> str | None:
+    """What is wrong with the options of a PostgreSQL table, or None."""
+    if unknown := options.keys() - POSTGRES_OPTIONS:
+        return f"no option is called {', '.join(sorted(map(str, unknown)))}; docs/operations.md lists them"
+    if not isinstance(options.get("schema"), str):
+        return "schema must name the source's schema"
+    if not isinstance(options.get("relation", ""), str):
+        return "relation must name the source's table"
+    overlap = options.get("overlap_seconds", 0)
+    if isinstance(overlap, bool) or not isinstance(overlap, int | float) or not 0 <= overlap <= MOST_OVERLAP:
+        return f"overlap_seconds must be a number of seconds from 0 to {MOST_OVERLAP}, such as 3600"
+    if not isinstance(options.get("numeric", ""), str | dict):
+        return "numeric must be string, decimal(p,s), or {column: one of these}"
     return None
 
 

@@ -4,6 +4,7 @@ What it cannot decide it says in comments. Values are looked at for shapes of pe
 rows of each table, and are never printed.
 """
 
+import json
 import re
 import unicodedata
 from dataclasses import dataclass, field
@@ -11,11 +12,13 @@ from dataclasses import dataclass, field
 import psycopg
 import pyarrow as pa
 import yaml
+import yaml12
 from psycopg import sql
 
 from ingestion import postgres
 from ingestion.config import TableConfig
 from ingestion.errors import ConfigurationError, IngestionError
+from ingestion.lake import LANDING_NAMES
 
 SAMPLE_ROWS = 1000
 SHARE = 0.5  # of the values of a sample that must have a shape
@@ -119,6 +122,7 @@ class Relation:
     is_empty: bool = False
     pii: dict[str, str] = field(default_factory=dict)
     numeric: dict[str, str] = field(default_factory=dict)
+    rename: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     problem: str | None = None
 
@@ -164,7 +168,7 @@ def _inspect(
     except psycopg.OperationalError:
         raise
     except psycopg.Error as error:
-        relation.problem = f"PostgreSQL refused: {error.diag.message_primary or type(error).__name__}"
+        relation.problem = f"PostgreSQL refused: {postgres.message(error)}"
     except IngestionError as error:
         relation.problem = str(error)
     return relation
@@ -222,13 +226,20 @@ def _look(
         kind = _kind_by_name(relation, column) or next(iter(shapes.get(column.name, [])), None)
         if kind:
             relation.pii[column.name] = kind
+    fixed = [*relation.key, *filter(None, [relation.cursor])]
+    taken = {*LANDING_NAMES, *(name.lower() for name in fixed)}
+    for column in relation.columns:
+        if column.name not in fixed:
+            if column.name.lower() in taken:
+                relation.rename[column.name] = f"{column.name}_2"
+            taken.add(column.name.lower())
     table = TableConfig(
         source="discovered",
         table=relation.lake_name,
         kind="postgres",
         key=relation.key,
         cursor=relation.cursor,
-        options={"schema": schema, "relation": relation.name},
+        options={"schema": schema, "relation": relation.name, "rename": relation.rename},
     )
     relation.is_empty = postgres.is_empty(snapshot, table)
     relation.notes += _unfit(connection, snapshot, table)
@@ -285,13 +296,15 @@ def _to_yaml(schema: str, relations: list[Relation]) -> str:
     landable = [r for r in relations if r.problem is None]
     lines.append("  tables:" if landable else "  tables: {}")
     for relation in relations:
-        lines += [f"    # {note}" for note in relation.notes] if relation.problem is None else []
+        lines += [f"    # {_one_line(note)}" for note in relation.notes] if relation.problem is None else []
         entry: dict[str, object] = {}
         if relation.name != relation.lake_name:
             entry["relation"] = relation.name
         entry |= {"key": list(relation.key), "cursor": relation.cursor}
         if relation.is_empty:
             entry["may_be_empty"] = True
+        if relation.rename:
+            entry["rename"] = relation.rename
         if relation.numeric:
             entry["numeric"] = relation.numeric
         if relation.pii:
@@ -309,7 +322,9 @@ def _flow(value: object) -> str:
     text = yaml.safe_dump(
         value, default_flow_style=True, sort_keys=False, width=float("inf"), allow_unicode=True
     )
-    return text.removesuffix("\n").removesuffix("\n...")
+    text = text.removesuffix("\n").removesuffix("\n...")
+    # PyYAML knows YAML 1.1, in which 1e5 is a text; JSON is YAML of either kind.
+    return text if yaml12.parse_yaml(text) == value else json.dumps(value, ensure_ascii=False)
 
 
 def _one_line(text: str) -> str:
@@ -326,7 +341,8 @@ def _words(name: str) -> str:
 def _lake_name(name: str, taken: set[str]) -> str:
     """A name that the lake and Athena take, and that no other table has."""
     plain = _words(name) if name != name.lower() or not re.fullmatch(r"[a-z][a-z0-9_]*", name) else name
-    plain = plain if re.match(r"[a-z]", plain) else f"t_{plain}".rstrip("_")
+    if not re.match(r"[a-z]", plain) or plain in ("true", "false", "null"):
+        plain = f"t_{plain}".rstrip("_")
     number, unique = 2, plain
     while unique in taken:
         unique, number = f"{plain}_{number}", number + 1

@@ -41,6 +41,8 @@ LANDING_FIELDS = [
     pa.field("_extracted_at", TIMESTAMP, nullable=False),
     pa.field("_source_deleted", pa.bool_(), nullable=False),
 ]
+LANDING_NAMES = (*(f.name for f in LANDING_FIELDS), "extract_date")
+"""What every table has in the lake besides the columns of its source."""
 ROW_GROUP_ROWS = 128 * 1024
 DEAD_LETTER_SCHEMA = pa.schema(
     [
@@ -57,6 +59,8 @@ DEAD_LETTER_SCHEMA = pa.schema(
 )
 LETTERS_AT_ONCE = 10_000
 FOOTERS_AT_ONCE = 16
+ROWS_IN_MEMORY = 250_000
+"""Of a table's landed rows, those that an increment compares its own with: about 400 octets each."""
 MARKER = "lakehouse.json"
 _BATCH_NAME = re.compile(r"raw/[^/]+/[^/]+/extract_date=(\d{4}-\d{2}-\d{2})/(\d{8})\.parquet")
 
@@ -77,6 +81,10 @@ class DeadLetter:
     first_seen_at: datetime
     last_tried_at: datetime
     outcome: str
+
+
+class TooManyRows(Exception):
+    """More rows than ROWS_IN_MEMORY would have to be compared with: see `ingestion.reconcile`."""
 
 
 class Lake:
@@ -219,58 +227,60 @@ class Lake:
         return _concat([self._rows(f, columns) for f in self.batches(source, table)], columns)
 
     def landed_since(self, table: TableConfig, since: datetime, columns: list[str]) -> pa.Table:
-        """The landed records whose cursor is `since` or later: the newest version of each, none deleted."""
-        needed = [*columns, *table.key, "_batch_id", "_source_deleted"]
-        parts = []
+        """The landed records whose cursor is `since` or later: the newest version of each, none deleted.
+
+        Raises:
+            TooManyRows: they are not for memory.
+        """
+        needed = list(dict.fromkeys([*columns, *table.key, "_batch_id", "_source_deleted"]))
+        parts: list[pa.Table] = []
         for batch in reversed(self.batches(table.source, table.table)):
             highest = _cursor_max(self._newest.get(batch) or self.manifest(batch))
             # cursor_max never falls from one batch to the next, so nothing older can reach the window.
             if highest is None or datetime.fromisoformat(highest) < since:
                 break
-            parts.append(self._rows(batch, needed, (table.cursor, since)))
-        rows = _concat(parts[::-1], list(dict.fromkeys(needed)))
-        if len(parts) > 1:
-            rows = _newest(rows, table.key)
-        return (
-            rows.filter(pc.invert(rows["_source_deleted"])).select(columns) if parts else rows.select(columns)
-        )
+            _add(parts, self._late_rows(batch, needed, table.cursor, since))
+        return _undeleted(parts, columns, needed, table.key)
 
     def landed_without_cursor(self, table: TableConfig, columns: list[str]) -> pa.Table:
-        """The landed records whose cursor is null: the newest version of each, none deleted."""
-        needed = list(dict.fromkeys([*columns, *table.key, "_batch_id", "_source_deleted"]))
-        parts = []
-        for batch in self.batches(table.source, table.table):
-            with self.storage.open(str(batch)) as handle:
-                file = pq.ParquetFile(handle, pre_buffer=True)
-                groups = range(file.num_row_groups)
-                groups = [g for g in groups if _has_nulls(file.metadata.row_group(g), table.cursor)]
-                present = [c for c in {*needed, table.cursor} if c in file.schema_arrow.names]
-                rows = file.read_row_groups(groups, columns=present)
-                parts.append(rows.filter(pc.is_null(rows[table.cursor])))
-        parts = [part for part in parts if part.num_rows]
-        if not parts:
-            return _concat([], columns)
-        rows = _newest(_concat(parts, needed), table.key)
-        return rows.filter(pc.invert(rows["_source_deleted"])).select(columns)
+        """The landed records whose cursor is null: the newest version of each, none deleted.
 
-    def _rows(
-        self, batch: PurePosixPath, columns: list[str], since: tuple[str, datetime] | None = None
-    ) -> pa.Table:
-        """Rows of one file, of the columns it has; with `since` those whose cursor is that late.
+        Raises:
+            TooManyRows: they are not for memory.
+        """
+        needed = list(dict.fromkeys([*columns, *table.key, "_batch_id", "_source_deleted"]))
+        parts: list[pa.Table] = []
+        for batch in self.batches(table.source, table.table):
+            _add(parts, self._late_rows(batch, needed, table.cursor, None))
+        return _undeleted(parts, columns, needed, table.key)
+
+    def _rows(self, batch: PurePosixPath, columns: list[str]) -> pa.Table:
+        """All rows of one file, of the columns it has."""
+        with self.storage.open(str(batch)) as handle:
+            file = pq.ParquetFile(handle, pre_buffer=True)
+            present = [c for c in dict.fromkeys(columns) if c in file.schema_arrow.names]
+            return file.read_row_groups(range(file.num_row_groups), columns=present)
+
+    def _late_rows(
+        self, batch: PurePosixPath, columns: list[str], cursor: str, since: datetime | None
+    ) -> Iterator[pa.Table]:
+        """Rows of one file whose cursor is `since` or later, or null where that is None, in parts.
 
         Only row groups that can have such rows are fetched.
         """
         with self.storage.open(str(batch)) as handle:
             file = pq.ParquetFile(handle, pre_buffer=True)
-            present = [c for c in dict.fromkeys(columns) if c in file.schema_arrow.names]
-            groups = list(range(file.num_row_groups))
-            if since is None:
-                return file.read_row_groups(groups, columns=present)
-            cursor, start = since
-            groups = [g for g in groups if _reaches(file.metadata.row_group(g), cursor, start)]
-            rows = file.read_row_groups(groups, columns=list({*present, cursor}))
-            late = pc.greater_equal(pc.cast(rows[cursor], TIMESTAMP), pa.scalar(start, TIMESTAMP))
-            return rows.filter(late).select(present)
+            present = [c for c in columns if c in file.schema_arrow.names]
+            for number in range(file.num_row_groups):
+                group = file.metadata.row_group(number)
+                if not (_reaches(group, cursor, since) if since else _has_nulls(group, cursor)):
+                    continue
+                rows = file.read_row_group(number, columns=list({*present, cursor}))
+                if since:
+                    late = pc.greater_equal(pc.cast(rows[cursor], TIMESTAMP), pa.scalar(since, TIMESTAMP))
+                else:
+                    late = pc.is_null(rows[cursor])
+                yield rows.filter(late).select(present)
 
     def blocks(self, batch: PurePosixPath) -> Iterator[pa.Table]:
         """All rows of one file with all its columns, a row group at a time."""
@@ -701,14 +711,60 @@ def _has_nulls(group: pq.RowGroupMetaData, column: str) -> bool:
     return False
 
 
+def _add(parts: list[pa.Table], more: Iterator[pa.Table]) -> None:
+    """Add parts that have rows, as long as they are not too many."""
+    count = sum(part.num_rows for part in parts)
+    for part in more:
+        count += part.num_rows
+        if count > ROWS_IN_MEMORY:
+            raise TooManyRows
+        if part.num_rows:
+            parts.append(part)
+
+
+def _undeleted(
+    parts: list[pa.Table], columns: list[str], needed: list[str], key: tuple[str, ...]
+) -> pa.Table:
+    """These columns of the newest version of each record, unless that is deleted."""
+    if not parts:
+        return _concat([], columns)
+    rows = _concat(parts, needed)
+    if pc.count_distinct(rows["_batch_id"]).as_py() > 1:  # no batch has a record twice
+        rows = _newest(rows, key)
+    return rows.filter(pc.invert(rows["_source_deleted"])).select(columns)
+
+
 def _newest(rows: pa.Table, key: tuple[str, ...]) -> pa.Table:
     """The rows of each record that its newest batch landed, in their order."""
-    places = rows.select(key).append_column("_batch", rows["_batch_id"].cast(pa.int64()))
-    newest = places.group_by(list(key)).aggregate([("_batch", "max")])
-    places = places.append_column("_place", pa.array(range(rows.num_rows), pa.int64()))
-    places = places.join(newest, list(key))
-    kept = places.filter(pc.equal(places["_batch"], places["_batch_max"]))["_place"]
-    return rows.take(kept.combine_chunks().sort())
+    places = pa.table({"key": keys(rows, key), "batch": rows["_batch_id"].cast(pa.int64())})
+    newest = places.group_by("key").aggregate([("batch", "max")])
+    group = pc.index_in(places["key"], value_set=newest["key"].combine_chunks())
+    return rows.filter(pc.equal(places["batch"], newest["batch_max"].take(group)))
+
+
+def keys(rows: pa.Table, key: tuple[str, ...]) -> pa.Array:
+    """One value for each row's key: equal where all its parts are, null being equal to null."""
+    if len(key) == 1 and pa.types.is_integer(rows[key[0]].type):
+        return rows[key[0]].combine_chunks()
+    parts = [_text(rows[name].combine_chunks()) for name in key]
+    if len(parts) == 1:
+        return parts[0]
+    # The length of each part keeps ("ab", "c") and ("a", "bc") apart.
+    lengths = [pc.cast(pc.binary_length(part), pa.string()) for part in parts]
+    return pc.binary_join_element_wise(*lengths, *parts, " ", null_handling="replace", null_replacement="")
+
+
+def _text(values: pa.Array) -> pa.Array:
+    return texts(values) if pa.types.is_list(values.type) else pc.cast(values, pa.string(), safe=False)
+
+
+def texts(lists: pa.ListArray) -> pa.Array:
+    """A text for each list: the same for lists of equal elements, whatever Python could make of these."""
+    elements = pc.cast(lists.values, pa.string(), safe=False)
+    lengths = pc.cast(pc.binary_length(elements), pa.string())
+    elements = pc.fill_null(pc.binary_join_element_wise(lengths, elements, ":"), "null")
+    joined = pc.binary_join(pa.ListArray.from_arrays(lists.offsets, elements), ",")
+    return pc.if_else(lists.is_valid(), joined, None)
 
 
 def _cursor_max(manifest: dict[str, Any]) -> str | None:

@@ -10,13 +10,14 @@ does wait is DDL on that table, and writers queue behind DDL that waits: migrati
 
 import json
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial, reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import adbc_driver_manager
 import pyarrow as pa
@@ -26,6 +27,7 @@ from adbc_driver_manager import _reader
 from ingestion.background import Background
 from ingestion.config import TableConfig
 from ingestion.errors import ConfigurationError, IngestionError
+from ingestion.lake import LANDING_NAMES, TooManyRows, keys, texts
 from ingestion.postgres_driver import open_database, with_our_name
 from ingestion.postgres_types import Column, column, quoted
 
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
     from ingestion.lake import BatchWriter, DeadLetter
     from ingestion.run import Run
+
+T = TypeVar("T")
 
 BLOCK_BYTES = 8 * 1024 * 1024
 ATTEMPTS_ON_A_REPLICA = 6
@@ -51,10 +55,13 @@ SESSION = {
     "client_encoding": "UTF8",
     "standard_conforming_strings": "on",
     "synchronize_seqscans": "off",
+    # Rows that a policy hides would be taken for deleted: the table fails instead.
+    "row_security": "off",
     "lock_timeout": "30s",
     # The connection that holds the snapshot is idle while another one reads a table.
     "idle_in_transaction_session_timeout": "1d",
 }
+_EARLIEST = datetime(1, 1, 1, tzinfo=UTC)
 # SQLSTATEs of a query or a session that a replica ended.
 _CONFLICT = ("40001", "40P01", "57P")
 
@@ -87,7 +94,7 @@ class Snapshot:
         except adbc_driver_manager.Error as error:
             _check_dsn(dsn)
             _, _, reason = str(error).partition("Failed to connect:")
-            lines = (reason or _message(error)).strip().splitlines()
+            lines = (reason or message(error)).strip().splitlines()
             raise SourceGone(
                 f"PostgreSQL cannot be reached ({lines[0]}); check SOURCE_DSN or run `python -m sandbox up`"
             ) from None
@@ -128,8 +135,8 @@ class Snapshot:
             with closing(adbc_driver_manager.AdbcConnection(self._database)) as connection:
                 _execute(connection, *self._begin, f"set transaction snapshot '{self.name}'")
                 imported = True
-                with _blocks(connection, query) as blocks, closing(_fetched_ahead(blocks)) as ahead:
-                    yield from map(convert, ahead)
+                with _blocks(connection, query) as blocks:
+                    yield from map(convert, blocks)
         except adbc_driver_manager.Error as error:
             raise self._problem(error, imported) from None
         except pa.ArrowException as error:
@@ -173,10 +180,10 @@ class Snapshot:
         """What an error means for the run; when the snapshot was not even `imported`, it is gone."""
         code = getattr(error, "sqlstate", None) or ""
         if self.in_recovery and (not imported or not code or code.startswith(_CONFLICT)):
-            return RecoveryConflict(_message(error))
+            return RecoveryConflict(message(error))
         if not imported:
-            return SourceGone(f"PostgreSQL went away: {_message(error)}; run again to finish")
-        return IngestionError(f"PostgreSQL {'refused' if code else 'went away'}: {_message(error)}")
+            return SourceGone(f"PostgreSQL went away: {message(error)}; run again to finish")
+        return IngestionError(f"PostgreSQL {'refused' if code else 'went away'}: {message(error)}")
 
 
 def _check_dsn(dsn: str) -> None:
@@ -185,12 +192,17 @@ def _check_dsn(dsn: str) -> None:
     from psycopg.conninfo import conninfo_to_dict
 
     try:
-        conninfo_to_dict(dsn)
+        found = conninfo_to_dict(dsn)
+        # A password with a bare @ or / ends there: its rest would be quoted as a host, port or database.
+        is_whole = all("@" not in str(found.get(part, ""))[1:] for part in ("host", "dbname"))
+        is_whole &= str(found.get("port") or 0).replace(",", "").isdigit()
     except psycopg.ProgrammingError:
+        is_whole = False
+    if not is_whole:
         raise ConfigurationError(
             "SOURCE_DSN is no connection string; write it as postgresql://user:password@host:5432/database"
             " (special characters percent-encoded)"
-        ) from None
+        )
 
 
 def _execute(connection: adbc_driver_manager.AdbcConnection, *commands: str) -> None:
@@ -202,29 +214,46 @@ def _execute(connection: adbc_driver_manager.AdbcConnection, *commands: str) -> 
 
 @contextmanager
 def _blocks(connection: adbc_driver_manager.AdbcConnection, query: str) -> Iterator[Iterator[pa.RecordBatch]]:
-    """The rows of a query, fetched with COPY."""
+    """The rows of a query, fetched with COPY, each block while the one before is in use."""
     with closing(adbc_driver_manager.AdbcStatement(connection)) as statement:
         statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BLOCK_BYTES)})
         statement.set_sql_query(query)
-        handle, _ = statement.execute_query()
+        handle, _ = _result(Background(statement.execute_query), statement)
         # As pyarrow's own reader, but its errors have PostgreSQL's message and SQLSTATE.
         reader = _reader.AdbcRecordBatchReader._import_from_c(handle.address)
         try:
-            yield iter(reader)
+            with closing(_fetched_ahead(iter(reader), statement)) as ahead:
+                yield ahead
         finally:
             reader.close()
 
 
-def _fetched_ahead(blocks: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The blocks, each fetched while the one before is in use."""
+def _fetched_ahead(
+    blocks: Iterator[pa.RecordBatch], statement: adbc_driver_manager.AdbcStatement
+) -> Iterator[pa.RecordBatch]:
     fetched = Background(partial(next, blocks, None))
     try:
         while (block := fetched.result()) is not None:
             fetched = Background(partial(next, blocks, None))
             yield block
     finally:
-        # Nothing is closed while a thread reads from it.
-        fetched.join()
+        _end(fetched, statement)
+
+
+def _result(asked: Background[T], statement: adbc_driver_manager.AdbcStatement) -> T:
+    """What PostgreSQL answers; a thread waits for it, since no signal ends a wait inside of libpq."""
+    try:
+        return asked.result()
+    finally:
+        _end(asked, statement)
+
+
+def _end(asked: Background[Any], statement: adbc_driver_manager.AdbcStatement) -> None:
+    """Have PostgreSQL give up what it still works on: nothing is closed while a thread waits for it."""
+    if not asked.has_ended:
+        with suppress(adbc_driver_manager.Error):
+            statement.cancel()
+    asked.wait()
 
 
 def _fetch(connection: adbc_driver_manager.AdbcConnection, query: str) -> list[tuple[Any, ...]]:
@@ -325,7 +354,10 @@ def extract(table: TableConfig, run: "Run", out: "BatchWriter") -> None:
     cursor = quoted(table.cursor)
     where = "true"
     known: list[Callable[[], pa.Table]] = []
-    if out.watermark_from:
+    if out.watermark_from is None:
+        # Rows can have landed all the same: by a replay or a backfill, which set no watermark.
+        known.append(partial(run.lake.landed_since, table, _EARLIEST, out.schema.names))
+    else:
         since = out.watermark_from - timedelta(seconds=table.options.get("overlap_seconds", 3600))
         if pa.types.is_date(ordering.type):
             since = since.replace(hour=0, minute=0, second=0, microsecond=0)
@@ -334,15 +366,33 @@ def extract(table: TableConfig, run: "Run", out: "BatchWriter") -> None:
     if ordering.nullable:
         known.append(partial(run.lake.landed_without_cursor, table, out.schema.names))
         where = f"({where} or {cursor} is null)"
-    unfit = 0
     # Read while PostgreSQL answers.
     landed = Background(lambda: [rows() for rows in known])
+    try:
+        land(table, run, out, where, lambda rows: _not_landed(rows, landed.result(), table.key))
+    except TooManyRows:
+        # After an update of a whole table, say. What is done on disk takes more time, but no more memory.
+        from ingestion import reconcile
+
+        reconcile.increment(table, run, out, where)
+
+
+def land(
+    table: TableConfig,
+    run: "Run",
+    out: "BatchWriter",
+    where: str,
+    changed: Callable[[pa.Table], pa.Table],
+) -> None:
+    """Write the rows of `table` for which `where` holds, of each block those that `changed` returns."""
+    columns = describe(run.postgres, table)
+    unfit = 0
     # Closed at once when writing fails, so that no COPY is left running.
     with closing(read(run.postgres, table, columns, where)) as blocks:
         for rows, left_out in blocks:
+            new = changed(rows)
             unfit += left_out
             out.extracted += rows.num_rows + left_out
-            new = _not_landed(rows, landed.result(), table.key)
             out.skip(rows.num_rows - new.num_rows)
             out.write(new)
     if unfit:
@@ -393,6 +443,15 @@ def describe(snapshot: Snapshot, table: TableConfig) -> list[Column]:
                 f"{table.name}: sources.yml says numeric: {policy}; write string or decimal(38,9)"
             ) from None
         columns.append(replace(described, name=renamed.get(name, name)))
+    # DuckDB and Athena tell no upper from lower case, and find the partition among the columns.
+    taken = set(LANDING_NAMES)
+    for described, (name, *_) in zip(columns, found, strict=True):
+        if described.name.lower() in taken:
+            raise IngestionError(
+                f"{table.name}: the lake has another column called {described.name}, whatever its case; give"
+                f" this one another name there, rename: {{{name}: {name}_2}} in sources.yml"
+            )
+        taken.add(described.name.lower())
     return columns
 
 
@@ -503,25 +562,15 @@ def _not_landed(rows: pa.Table, landed: list[pa.Table], key: tuple[str, ...]) ->
 
 def _are_in(rows: pa.Table, landed: pa.Table, key: tuple[str, ...]) -> pa.ChunkedArray:
     """For each row, whether it has landed with equal content."""
-    if len(key) == 1 and rows[key[0]].type == landed[key[0]].type and pa.types.is_integer(rows[key[0]].type):
-        mine, theirs = (part[key[0]].combine_chunks() for part in (rows, landed))
-    else:
-        mine, theirs = _keys(rows, key), _keys(landed, key)
+    mine, theirs = keys(rows, key), keys(landed, key)
+    if mine.type != theirs.type:
+        mine, theirs = (pc.cast(part, pa.string()) for part in (mine, theirs))
     place = pc.index_in(mine, value_set=theirs)
     others = landed.take(place)
     same = pc.is_valid(place)
     for name in rows.column_names:
         same = pc.and_(same, _equal(rows[name].combine_chunks(), others[name].combine_chunks()))
     return same
-
-
-def _keys(rows: pa.Table, key: tuple[str, ...]) -> pa.Array:
-    """Keys as texts; the length of each part keeps ("ab", "c") and ("a", "bc") apart."""
-    parts = [pc.cast(rows[name], pa.string()).combine_chunks() for name in key]
-    if len(parts) == 1:
-        return parts[0]
-    lengths = [pc.cast(pc.binary_length(part), pa.string()) for part in parts]
-    return pc.binary_join_element_wise(*lengths, *parts, " ", null_handling="replace", null_replacement="")
 
 
 def _equal(some: pa.Array, others: pa.Array) -> pa.Array:
@@ -532,7 +581,7 @@ def _equal(some: pa.Array, others: pa.Array) -> pa.Array:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             some, others = some.cast(pa.string()), others.cast(pa.string())
     if pa.types.is_list(some.type):
-        some, others = _texts(some), _texts(others)
+        some, others = texts(some), texts(others)
     if pa.types.is_floating(some.type):
         bits = pa.int32() if some.type == pa.float32() else pa.int64()
         some, others = some.view(bits), others.view(bits)
@@ -540,12 +589,8 @@ def _equal(some: pa.Array, others: pa.Array) -> pa.Array:
     return pc.or_(pc.fill_null(pc.equal(some, others), False), both_null)
 
 
-def _texts(lists: pa.Array) -> pa.Array:
-    return pa.array([None if values is None else repr(values) for values in lists.to_pylist()], pa.string())
-
-
-def _message(error: Exception) -> str:
-    """PostgreSQL's primary message, which names no value of a row that we read; the driver adds the query."""
+def message(error: Exception) -> str:
+    """PostgreSQL's primary message without a value of a row; the driver would add the query."""
     if (diagnosis := getattr(error, "diag", None)) is not None:
         primary = diagnosis.message_primary
     else:
@@ -553,7 +598,11 @@ def _message(error: Exception) -> str:
         found = {str(name): value for name, value in getattr(error, "details", None) or ()}
         primary = next((v.decode() for k, v in found.items() if "MESSAGE_PRIMARY" in k), None)
     if primary:
-        return primary
+        code = getattr(error, "sqlstate", None) or ""
+        if code.startswith("P0"):
+            return f"an exception raised by a function of its own (SQLSTATE {code})"
+        # What a view computes may fail, and such errors quote the value.
+        return re.sub('".*"', '"…"', primary, flags=re.DOTALL) if code.startswith("22") else primary
     # What libpq itself says, such as that the server closed the connection.
     text = str(error).partition("failed: ")[2].strip()
     return text.splitlines()[0] if text else type(error).__name__

@@ -9,9 +9,10 @@ processor more, and would need a second account of every type, which could disag
 """
 
 import json
+import math
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,6 @@ from ingestion import postgres
 from ingestion.config import TableConfig
 from ingestion.errors import IngestionError
 from ingestion.lake import BatchWriter, DeadLetter
-from ingestion.postgres_types import Column
 from ingestion.run import Run
 from ingestion.settings import BUSINESS_ZONE
 
@@ -43,7 +43,7 @@ def extract(table: TableConfig, run: Run, out: BatchWriter) -> None:
     """
     _check_key(table, run.postgres)
     with Newest(table, run, out.schema) as newest:
-        _land(table, run, out, newest, "true")
+        postgres.land(table, run, out, "true", newest.changed)
         if out.extracted == 0 and not table.may_be_empty and any(True for _ in newest.unseen()):
             raise IngestionError(
                 f"{table.name} has no rows any more, and the lake holds some; if that is right, say"
@@ -64,12 +64,14 @@ def backfill(
     table: TableConfig, run: Run, out: BatchWriter, newest: "Newest", first: date, last: date
 ) -> None:
     """Write what the lake lacks of the rows whose cursor is on a day (BUSINESS_ZONE) of `first` to `last`."""
-    days = (first, last + timedelta(days=1))
-    start, end = (sql.Literal(datetime.combine(day, time(), BUSINESS_ZONE)) for day in days)
+    bounds: tuple[date, date] = (first, last + timedelta(days=1))
+    if not pa.types.is_date(out.schema.field(table.cursor).type):
+        bounds = tuple(datetime.combine(day, time(), BUSINESS_ZONE) for day in bounds)
+    start, end = map(sql.Literal, bounds)
     where = sql.SQL("{cursor} >= {start} and {cursor} < {end}").format(
         cursor=sql.Identifier(table.cursor), start=start, end=end
     )
-    _land(table, run, out, newest, where.as_string())
+    postgres.land(table, run, out, where.as_string(), newest.changed)
 
 
 def replay(table: TableConfig, run: Run, letters: list[DeadLetter], out: BatchWriter) -> None:
@@ -90,7 +92,8 @@ def replay(table: TableConfig, run: Run, letters: list[DeadLetter], out: BatchWr
         if key is None:
             out.reject_again(letter, "its origin is no key of this table")
             continue
-        rows = [r for r, _ in _read(table, run, columns, _has_key(table, [key])) if r.num_rows]
+        where = _has_key(table, run.postgres, [key])
+        rows = [r for r, _ in postgres.read(run.postgres, table, columns, where) if r.num_rows]
         if rows:
             origins.add(letter.origin)
             found += rows
@@ -108,22 +111,10 @@ def replay(table: TableConfig, run: Run, letters: list[DeadLetter], out: BatchWr
             out.skip(rows.num_rows - changed.num_rows)
 
 
-def _land(table: TableConfig, run: Run, out: BatchWriter, newest: "Newest", where: str) -> None:
-    columns = postgres.describe(run.postgres, table)
-    unfit = 0
-    with closing(_read(table, run, columns, where)) as blocks:
-        for rows, left_out in blocks:
-            unfit += left_out
-            out.extracted += rows.num_rows + left_out
-            changed = newest.changed(rows)
-            out.skip(rows.num_rows - changed.num_rows)
-            out.write(changed)
-    if unfit:
-        postgres.reject(run.postgres, table, columns, where, unfit, out)
-
-
-def _read(table: TableConfig, run: Run, columns: list[Column], where: str) -> Iterator[tuple[pa.Table, int]]:
-    yield from postgres.read(run.postgres, table, columns, where)
+def increment(table: TableConfig, run: Run, out: BatchWriter, where: str) -> None:
+    """Write what the lake does not hold as its newest version of the rows for which `where` holds."""
+    with Newest(table, run, out.schema) as newest:
+        postgres.land(table, run, out, where, newest.changed)
 
 
 class Newest:
@@ -135,7 +126,7 @@ class Newest:
     def __init__(self, table: TableConfig, run: Run, schema: pa.Schema) -> None:
         self._table = table
         self._schema = schema
-        self._comparable = pa.schema([(f.name, _comparable(f.type)) for f in schema])
+        self._comparable = pa.schema([(f.name, comparable(f.type)) for f in schema])
         self._key = [postgres.quoted(k) for k in table.key]
         self._keys = ", ".join(self._key)
         self._content = f"hash({', '.join(postgres.quoted(f.name) for f in schema)})"
@@ -249,8 +240,10 @@ class Newest:
             self._connection.unregister(name)
 
 
-def _comparable(kind: pa.DataType) -> pa.DataType:
+def comparable(kind: pa.DataType) -> pa.DataType:
     """The type that DuckDB gets for a column: it holds no decimal of more than 38 digits."""
+    if pa.types.is_list(kind):
+        return pa.list_(comparable(kind.value_type))
     return pa.string() if pa.types.is_decimal256(kind) else kind
 
 
@@ -264,7 +257,8 @@ def _check_key(table: TableConfig, snapshot: postgres.Snapshot) -> None:
             select 1 from pg_index
             where indrelid = %s::regclass and indisunique and indisvalid and indpred is null
                 and indexprs is null and (
-                    select array_agg(attname::text) from pg_attribute
+                    -- Of rows with a null there, it allows any number.
+                    select array_agg(attname::text) filter (where attnotnull) from pg_attribute
                     where attrelid = indrelid and attnum = any (indkey[0:indnkeyatts - 1])
                 ) <@ %s::text[]
             limit 1
@@ -283,10 +277,12 @@ def _present(table: TableConfig, snapshot: postgres.Snapshot, keys: list[dict[st
     """Which of `keys` (column → value) are in the source, by their places from 1 on."""
     query = sql.SQL("""
         select wanted.ordinality
-        from json_populate_recordset(null::{table}, %s::json) with ordinality as wanted
+        from json_populate_recordset(null::{table}, {keys}) with ordinality as wanted
         where exists (select from {table} as t where {same})
     """).format(
         table=_relation(table),
+        # A parameter would have psycopg look for more of them, and find a % in a column's name.
+        keys=sql.Literal(_as_json(table, snapshot, keys)),
         # No index answers `is not distinct from`.
         same=sql.SQL(" and ").join(
             sql.SQL("t.{0} is not distinct from wanted.{0}" if c.nullable else "t.{0} = wanted.{0}").format(
@@ -297,16 +293,16 @@ def _present(table: TableConfig, snapshot: postgres.Snapshot, keys: list[dict[st
         ),
     )
     with snapshot.psycopg() as connection:
-        return {place for (place,) in connection.execute(query, (_as_json(keys),))}
+        return {place for (place,) in connection.execute(query)}
 
 
-def _has_key(table: TableConfig, keys: list[dict[str, Any]]) -> str:
+def _has_key(table: TableConfig, snapshot: postgres.Snapshot, keys: list[dict[str, Any]]) -> str:
     """The SQL condition that a row has one of `keys`."""
     columns = sql.SQL(", ").join(map(sql.Identifier, table.key))
     condition = sql.SQL(
         "({columns}) in (select {columns} from json_populate_recordset(null::{table}, {keys}))"
     )
-    keys = sql.Literal(_as_json(keys))
+    keys = sql.Literal(_as_json(table, snapshot, keys))
     return condition.format(columns=columns, table=_relation(table), keys=keys).as_string()
 
 
@@ -323,8 +319,23 @@ def _relation(table: TableConfig) -> sql.Identifier:
     return sql.Identifier(table.options["schema"], table.relation)
 
 
-def _as_json(keys: list[dict[str, Any]]) -> str:
-    def as_text(value: object) -> str:
-        return f"\\x{value.hex()}" if isinstance(value, bytes) else str(value)
+def _as_json(table: TableConfig, snapshot: postgres.Snapshot, keys: list[dict[str, Any]]) -> str:
+    """Keys as `json_populate_recordset` reads them."""
+    documents = {
+        name
+        for name, kind, _, _, composite, _ in snapshot.columns(table)
+        if composite or kind in ("json", "jsonb")
+    }
 
-    return json.dumps(keys, default=as_text)
+    def value(name: str, given: Any) -> Any:
+        if isinstance(given, bytes):
+            return f"\\x{given.hex()}"
+        if isinstance(given, float) and not math.isfinite(given):
+            return str(given)
+        if name in documents and isinstance(given, str):
+            # A composite is also given as PostgreSQL writes it, in round brackets.
+            with suppress(ValueError):
+                return json.loads(given)
+        return given
+
+    return json.dumps([{n: value(n, given) for n, given in key.items()} for key in keys], default=str)

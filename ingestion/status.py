@@ -117,7 +117,8 @@ def _of_source(snapshot: postgres.Snapshot, table: TableConfig, lake: Lake, stat
             schema = postgres.lake_schema(columns)
             status.pending_drift = list(drift.differences(schema, last["columns"]))
         if table.cursor:
-            query = sql.SQL("select max({}) from {}").format(
+            # Later ones, such as infinity, are dead letters.
+            query = sql.SQL("select max({0}) from {1} where {0} < '10000-01-01'").format(
                 sql.Identifier(table.cursor),
                 sql.Identifier(table.options["schema"], table.relation),
             )

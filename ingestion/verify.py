@@ -31,6 +31,7 @@ from ingestion import audit, postgres
 from ingestion.config import TableConfig
 from ingestion.errors import IngestionError
 from ingestion.lake import LANDING_FIELDS, MANIFEST_KEY, TIMESTAMP, DeadLetter, Lake, fingerprint, letters_of
+from ingestion.reconcile import comparable
 
 MEMORY = "256MB"
 FINDINGS_SHOWN = 100
@@ -438,10 +439,7 @@ class _Versions:
 
 def _comparable(rows: pa.Table) -> pa.Table:
     """Rows as DuckDB can read them: it has no decimals of more than 38 digits."""
-    fields = [
-        pa.field(f.name, pa.string() if pa.types.is_decimal256(f.type) else f.type) for f in rows.schema
-    ]
-    return rows.cast(pa.schema(fields))
+    return rows.cast(pa.schema([(f.name, comparable(f.type)) for f in rows.schema]))
 
 
 def _name(table: TableConfig, key: str) -> str:

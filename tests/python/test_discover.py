@@ -15,6 +15,7 @@ from conftest import SETTINGS
 
 from ingestion.__main__ import main
 from ingestion.config import load_sources
+from ingestion.discover import discover
 from sandbox.postgres import Postgres
 
 SCHEMA = """
@@ -228,3 +229,25 @@ def test_what_is_wrong_is_a_configuration_error(
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_names_that_yaml_or_the_lake_would_take_for_something_else(
+    app_schema: psycopg.Connection, server: str, tmp_path: Path
+) -> None:
+    app_schema.execute(
+        """
+        create table app."true" (id int primary key, "a\nb: [" numeric, updated_at timestamptz);
+        create table app."null" (id int primary key, updated_at timestamptz);
+        create table app."1e5" ("1e5" int, "no" text, updated_at timestamptz, primary key ("1e5", "no"));
+        create table app."select" ("order" int primary key, extract_date date, "ORDER" int, updated_at timestamptz)
+        """
+    )
+    file = tmp_path / "sources.yml"
+    file.write_text(discover(server, "app"))
+    found = {t.table: (t.relation, t.key, t.options.get("rename", {})) for t in load_sources(file)}
+    assert found == {
+        "t_true": ("true", ("id",), {}),
+        "t_null": ("null", ("id",), {}),
+        "t_1e5": ("1e5", ("1e5", "no"), {}),
+        "select": ("select", ("order",), {"extract_date": "extract_date_2", "ORDER": "ORDER_2"}),
+    }

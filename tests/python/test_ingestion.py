@@ -264,6 +264,65 @@ def test_a_table_that_breaks_in_the_middle_does_not_stop_the_others(
     assert not list((Path(settings.lake) / ".partial").iterdir())
 
 
+def test_an_error_shows_no_value_of_a_row(database: psycopg.Connection, settings: Settings) -> None:
+    # GIVEN views that fail at a value, by a cast and by a function of the database's own
+    insert(database, 1, 1)
+    database.execute(
+        """
+        update app.things set name = '123.456.789-00';
+        create view app.cast_fails as select id, name::int as name, updated_at from app.things;
+        create function app.check_it(text) returns text language plpgsql as
+            $$ begin raise exception 'bad cpf %', $1; end $$;
+        create view app.function_fails as select id, app.check_it(name) as name, updated_at from app.things
+        """
+    )
+    tables = [
+        TableConfig("app", name, "postgres", ("id",), cursor, options={"schema": "app"})
+        for name in ("cast_fails", "function_fails")
+        for cursor in ("updated_at", None)
+    ]
+    for result in land(settings, *tables):
+        assert "PostgreSQL refused: " in result.error
+        assert "456" not in result.error
+
+
+def test_a_table_whose_rows_are_hidden_by_a_policy_fails(
+    database: psycopg.Connection, server: str, settings: Settings
+) -> None:
+    """Half a table would land in silence, and a comparison would take the other half for deleted."""
+    insert(database, 1, 4)
+    database.execute(
+        """
+        drop role if exists policed;
+        create role policed login;
+        grant usage on schema app to policed;
+        grant select on app.things to policed;
+        alter table app.things enable row level security;
+        create policy half on app.things using (id < 3)
+        """
+    )
+    settings.source_dsn = Secret(server.replace("postgres@", "policed@"))
+    for how in ({}, {"reconcile": True}):
+        (result,) = run(settings, [THINGS], **how)
+        assert "row-level security policy" in result.error
+
+
+@pytest.mark.parametrize("name", ["extract_date", "_batch_id", "_Source_Deleted", "NAME"])
+def test_a_column_whose_name_the_lake_needs_is_refused_and_can_be_renamed(
+    database: psycopg.Connection, settings: Settings, name: str
+) -> None:
+    insert(database, 1, 1)
+    database.execute(f"alter table app.things add column \"{name}\" text default 'x'")
+    (result,) = land(settings)
+    assert f"rename: {{{name}: {name}_2}}" in result.error
+    renamed = TableConfig(**{**vars(THINGS), "options": {**THINGS.options, "rename": {name: f"{name}_2"}}})
+    assert land(settings, renamed)[0].rows == 1
+    with duckdb.connect() as connection:
+        assert connection.execute(
+            f"select \"{name}_2\" from read_parquet('{settings.lake}/raw/app/things/*/*.parquet')"
+        ).fetchall() == [("x",)]
+
+
 def test_a_disk_that_fails_in_the_middle_does_not_stop_the_others(
     database: psycopg.Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -514,6 +573,9 @@ def test_event_files_land_once_and_late_ones_on_the_day_they_arrive(
         ({"SOURCE_DSN": ""}, "SOURCE_DSN is not set"),
         ({"SOURCE_DSN": "app:S3cret@db.example/app"}, "SOURCE_DSN is no connection string"),
         ({"SOURCE_DSN": "postgresql://app:S3%cret@127.0.0.1:1/app"}, "SOURCE_DSN is no connection string"),
+        ({"SOURCE_DSN": "postgresql://app:S3@cret@127.0.0.1:1/app"}, "SOURCE_DSN is no connection string"),
+        ({"SOURCE_DSN": "postgresql://app:cret/S3@127.0.0.1:1/app"}, "SOURCE_DSN is no connection string"),
+        ({"SOURCE_DSN": "postgresql://app:12/cret@127.0.0.1:1/app"}, "SOURCE_DSN is no connection string"),
         ({"WORLD": "../elsewhere"}, "WORLD"),
         ({"LAKE": "/dev/null/lake"}, "cannot be used"),
         ({"LAKE": "gs://bucket/prefix"}, "no place for a lake"),

@@ -164,6 +164,16 @@ def test_what_is_configured_wrong_ends_with_2(
         # texts in YAML 1.2
         ("things: {key: [id], cursor: updated_at, may_be_empty: no}", "may_be_empty"),
         ("things: {key: [id], cursor: updated_at, pii: yes}", "pii"),
+        ("things: {key: id, cursor: updated_at}", "key must be a list"),
+        ("things: {key: [], cursor: updated_at}", "key must be a list"),
+        ("things: {key: [1], cursor: updated_at}", "key must be a list"),
+        ("things: {key: [id], cursor: [updated_at]}", "cursor must be"),
+        ("things: {key: [id], cursor: updated_at, overlap_seconds: 1h}", "overlap_seconds"),
+        ("things: {key: [id], cursor: updated_at, overlap_seconds: 1e12}", "overlap_seconds"),
+        ("things: {key: [id], cursor: updated_at, relation: 5}", "relation"),
+        ("things: {key: [id], cursor: updated_at, schema: null}", "schema"),
+        ("things: {key: [id], cursor: updated_at, rename: {name: 5}}", "rename"),
+        ("things: {key: [id], cursor: updated_at, may_be_emtpy: true}", "no option is called may_be_emtpy"),
     ],
 )
 def test_an_entry_that_is_wrong_ends_with_2_and_is_named(command, capsys, entry: str, message: str) -> None:
@@ -233,13 +243,14 @@ def test_status_says_what_landed_how_late_it_is_and_what_failed(
     assert (table["rows"], table["batches"], table["lag_seconds"]) == (100, 1, 54 * 3600)
     assert table["pending_drift"] == ["added branch (string)"]
     database.execute("insert into app.things values (102, 'y', 1, '2025-01-03 06:00+00')")
+    database.execute("insert into app.things values (103, 'z', 1, 'infinity'), (104, 'z', 1, '12025-01-01')")
     database.execute("alter table app.others rename to elsewhere")
     assert command("run", "--date", "2026-01-01")[0] == 1
     status, table = status_of(capsys)
     assert (table["rows"], table["lag_seconds"], table["open_dead_letters"], table["failure"]) == (
         101,
         0,
-        1,
+        3,
         None,
     )
     assert (table["drift"], table["pending_drift"]) == ({"00000002": ["added branch (string)"]}, [])
@@ -356,6 +367,28 @@ def test_a_run_that_is_ended_discards_its_batch(
     assert list(partial.iterdir()) == []
     assert list(Path(settings.lake).glob("raw/app/things/*/*.parquet")) == []
     assert status_of(capsys)[0]["last_run"] == "interrupted"
+
+
+def test_a_run_that_waits_for_postgresql_can_be_ended(settings: Settings, database) -> None:
+    # GIVEN a view that gives its first rows after minutes
+    database.execute("create view app.slow as select id, updated_at, pg_sleep(6)::text as s from app.things")
+    change_sources("things: {", "slow: {")
+    process = start("run", "--table", "app.slow", stderr=subprocess.PIPE, text=True)
+
+    def wait_for(sessions: int) -> None:
+        at_work = "select from pg_stat_activity where wait_event = 'PgSleep' and state = 'active'"
+        deadline = time.monotonic() + 60
+        while database.execute(at_work).rowcount != sessions:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    wait_for(1)
+    # WHEN the run is ended, THEN it is long before these, and PostgreSQL works for it no longer
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "Traceback" not in errors
+    wait_for(0)
 
 
 def test_on_a_terminal_there_are_bars_and_a_line_a_table(settings: Settings) -> None:

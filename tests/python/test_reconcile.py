@@ -7,15 +7,20 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 import psycopg
+import pyarrow.compute as pc
 import pytest
 from landing import current, land, query, settings_of, things
 
+from ingestion import lake as lake_module
+from ingestion import postgres
+from ingestion.config import TableConfig
 from ingestion.lake import BatchWriter, Lake
-from ingestion.run import backfill, run
+from ingestion.run import backfill, replay, run
 from ingestion.settings import Settings
 from ingestion.verify import verify
 
 NEXT_DAY = date(2026, 1, 1)
+OPTIONS = {"schema": "app"}
 
 
 @pytest.fixture
@@ -137,6 +142,29 @@ def test_a_row_dated_in_the_future_hides_nothing_and_lands_once(
     assert len(query(settings, "select id from raw")) == 2
 
 
+@pytest.mark.parametrize("at", ["2025-01-01 12:00+00", None])
+def test_an_increment_over_more_than_fits_in_memory_lands_the_same(
+    database: psycopg.Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch, at: str | None
+) -> None:
+    """A table that was loaded or updated at one moment is all within the overlap."""
+    monkeypatch.setattr(lake_module, "ROWS_IN_MEMORY", 30)
+    insert(database, 1, 100, at)
+    database.execute("update app.things set amount = 'NaN' where id = 50")
+    assert land(settings).rows == 99
+    lake = Lake.open(settings.lake, "synthetic")
+    with pytest.raises(lake_module.TooManyRows):
+        lake.landed_without_cursor(things(), ["id"]) if at is None else lake.landed_since(
+            things(), datetime.fromisoformat(at), ["id"]
+        )
+    assert land(settings).rows == 0
+    database.execute("update app.things set name = 'changed' where id <= 3")
+    insert(database, 101, 103, at)
+    result = land(settings)
+    assert (result.rows, result.extracted, result.skipped) == (6, 103, 97)
+    assert land(settings).rows == land(settings, reconcile=True).rows == 0
+    assert query(settings, "select count(*), count(distinct id) from raw") == [(105, 102)]
+
+
 def test_every_kind_of_key_is_found_and_missed(database: psycopg.Connection, settings: Settings) -> None:
     # GIVEN an append-only table whose key has a column of each kind that keys are made of
     database.execute("create type app.colour as enum ('red', 'blue')")
@@ -157,21 +185,99 @@ def test_every_kind_of_key_is_found_and_missed(database: psycopg.Connection, set
     assert result.rows == result.deleted == 10
 
 
+# Table → its key columns, a condition for the record that goes, and keys as PostgreSQL reads them.
+ODD_KEYS = {
+    "octets": ("a bytea", "a = '\\xff00'", ["'\\xff00'", "'\\x41'"]),
+    "lists": ("a text[]", "a[1] = 'a'", ["'{a,b}'", "'{\"a,b\",null}'", "'{}'"]),
+    "halves": ("a int, b text", "a = 2", ["1, null", "1, ''", "2, null"]),
+    "floats": ("a float8", "a = 'NaN' or a = 0.1", ["'NaN'", "'-infinity'", "0.1", "0.2"]),
+    "pairs": ("a app.pair", "a = row(1, null)::app.pair", ["row(1, null)", "row(1, '')", "row(null, 'x')"]),
+    "documents": ("a jsonb", "a = '{\"x\": 1}'", ["'{\"x\": 1}'", "'null'", "'\"x\"'"]),
+    "wide": ("a numeric(60,3)", "a > 1", ["1", "123456789012345678901234567890123456789012345678.5"]),
+    "padded": ('a char(5) collate "C"', "a = 'a'", ["'a'", "'A'", "''"]),
+    "old": ("a date", "a < '0001-01-01'", ["'0044-03-15 BC'", "'20000-01-01'"]),
+}
+
+
+def test_every_odd_kind_of_key_is_told_apart_by_every_way_to_land(
+    app_schema: psycopg.Connection, settings: Settings
+) -> None:
+    # GIVEN tables with a key of each kind, one with a null in it, one with a name that psycopg would read
+    app_schema.execute("create type app.pair as (x int, y text)")
+    tables, expected = [], {}
+    for name, (columns, gone, keys) in ODD_KEYS.items():
+        key = [column.split()[0] for column in columns.split(", ")]
+        app_schema.execute(f'create table app.{name} ({columns}, "100 %" int, updated_at timestamptz)')
+        listed = ", ".join(key)
+        app_schema.execute(f"create unique index on app.{name} ({listed})")
+        for values in keys:
+            app_schema.execute(f"insert into app.{name} values ({values}, 1, now())")
+        (deleted,) = app_schema.execute(f"select count(*) from app.{name} where {gone}").fetchone()
+        tables.append(TableConfig("app", name, "postgres", tuple(key), "updated_at", options=OPTIONS))
+        expected[name] = (len(keys), deleted)
+    app_schema.execute('create table app.named ("50 %" int primary key, updated_at timestamptz)')
+    app_schema.execute("insert into app.named values (1, now()), (2, now())")
+    tables.append(TableConfig("app", "named", "postgres", ("50 %",), "updated_at", options=OPTIONS))
+    expected["named"] = (2, 1)
+
+    def land_all(**how) -> list[tuple]:
+        results = run(settings, tables, **how)
+        assert [r.error for r in results] == [None] * len(tables)
+        return [(r.rows, r.deleted) for r in results]
+
+    # WHEN each record has changed once, THEN it lands once more, and not again
+    assert land_all() == [(rows, 0) for rows, _ in expected.values()]
+    for table in tables:
+        change = "" if table.table == "named" else '"100 %" = 2, '
+        app_schema.execute(f"update app.{table.table} set {change}updated_at = clock_timestamp()")
+    assert land_all() == [(rows, 0) for rows, _ in expected.values()]
+    assert land_all() == [(0, 0)] * len(tables)
+    # and one that is gone lands as deleted, once
+    for name, (_, gone, _) in ODD_KEYS.items():
+        app_schema.execute(f"delete from app.{name} where {gone}")
+    app_schema.execute('delete from app.named where "50 %" = 1')
+    assert land_all(reconcile=True) == [(deleted, deleted) for _, deleted in expected.values()]
+    assert land_all() == land_all(reconcile=True) == [(0, 0)] * len(tables)
+    lake = Lake.open(settings.lake, "synthetic")
+    assert [v.findings for v in verify(lake, tables, settings.source_dsn.get_secret_value())] == [[]] * len(
+        tables
+    )
+
+
+def test_lists_that_python_cannot_hold_are_compared(
+    app_schema: psycopg.Connection, settings: Settings
+) -> None:
+    app_schema.execute(
+        "create table app.things (id int primary key, days date[], amounts numeric(50, 2)[], updated_at timestamptz)"
+    )
+    app_schema.execute(
+        "insert into app.things values (1, '{0044-03-15 BC,null}', '{1.5,null}', now()),"
+        " (2, '{20000-01-01}', array[repeat('9', 48)::numeric], null), (3, '{}', null, null)"
+    )
+    assert land(settings).rows == 3
+    assert land(settings).rows == land(settings, reconcile=True).rows == 0
+    app_schema.execute("update app.things set days = '{0045-03-15 BC,null}' where id = 1")
+    app_schema.execute("update app.things set amounts = array[repeat('9', 47)::numeric] where id = 2")
+    assert land(settings).rows == 2
+    assert land(settings, reconcile=True).rows == 0
+    lake = Lake.open(settings.lake, "synthetic")
+    (found,) = verify(lake, [things()], settings.source_dsn.get_secret_value())
+    assert found.findings == []
+
+
 def test_a_row_that_cannot_be_read_is_not_taken_for_deleted(
     database: psycopg.Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reader that leaves a row out stands for one that makes it a dead letter."""
-    from ingestion import reconcile
-
     insert(database, 1, 10)
     land(settings)
-    read = reconcile._read
+    read = postgres.read
 
     def without_five(*arguments):
         for rows, left_out in read(*arguments):
-            yield rows.filter(reconcile.pc.not_equal(rows["id"], 5)), left_out
+            yield rows.filter(pc.not_equal(rows["id"], 5)), left_out
 
-    monkeypatch.setattr(reconcile, "_read", without_five)
+    monkeypatch.setattr(postgres, "read", without_five)
     assert land(settings, reconcile=True).rows == 0
 
 
@@ -191,6 +297,15 @@ def test_a_key_that_names_two_rows_is_refused(database: psycopg.Connection, sett
     (result,) = run(settings, [things(key=("name",))], reconcile=True)
     assert "names more than one row" in result.error
     assert "twin" not in result.error
+
+
+def test_a_unique_index_over_nulls_is_no_key(app_schema: psycopg.Connection, settings: Settings) -> None:
+    app_schema.execute(
+        "create table app.things (id int, part text, updated_at timestamptz, unique (id, part))"
+    )
+    app_schema.execute("insert into app.things values (1, null, '2025-01-01'), (1, null, '2025-01-02')")
+    (result,) = run(settings, [things(key=("id", "part"))], reconcile=True)
+    assert "names more than one row" in result.error
 
 
 def test_a_table_without_a_cursor_is_compared_at_every_run(
@@ -316,6 +431,40 @@ def test_a_backfill_beyond_the_watermark_hides_nothing_and_doubles_nothing(
     assert land(settings, day=NEXT_DAY).rows == 1  # the one between
     assert land(settings, day=date(2026, 1, 2)).rows == 0
     assert len(query(settings, "select id from raw")) == 3
+
+
+@pytest.mark.parametrize("way", ["backfill", "replay"])
+def test_what_landed_before_any_watermark_does_not_land_again(
+    database: psycopg.Connection, settings: Settings, way: str
+) -> None:
+    # GIVEN a first run that landed nothing: the table was empty, or its only row could not be held
+    table = things(may_be_empty=True)
+    if way == "replay":
+        insert(database, 1, 1, "2025-01-15")
+        database.execute("update app.things set amount = 'NaN'")
+    land(settings, table)
+    # WHEN its row lands by another command, THEN the next run does not land it again
+    if way == "replay":
+        database.execute("update app.things set amount = 1")
+        (result,) = replay(settings, [table])
+    else:
+        insert(database, 1, 1, "2025-01-15")
+        (result,) = backfill(settings, [table], date(2025, 1, 1), date(2025, 1, 31))
+    assert (result.error, result.rows) == (None, 1)
+    assert land(settings, table).rows == 0
+    insert(database, 2, 2, "2025-01-15")
+    assert land(settings, table).rows == 1
+
+
+def test_a_backfill_by_a_cursor_of_days(database: psycopg.Connection, settings: Settings) -> None:
+    database.execute("alter table app.things alter updated_at type date")
+    for day in range(1, 7):
+        insert(database, day, day, f"2025-01-{day:02}")
+    land(settings)
+    database.execute("update app.things set name = 'changed'")
+    (result,) = backfill(settings, [things()], date(2025, 1, 3), date(2025, 1, 4))
+    assert (result.error, result.rows) == (None, 2)
+    assert query(settings, "select id from newest where name = 'changed' order by id") == [(3,), (4,)]
 
 
 def test_an_interrupted_backfill_keeps_its_months_and_goes_on(

@@ -1,14 +1,15 @@
 """Typed rows out of lines of JSON: a block of lines at a time where they are regular, one by one where not.
 
-`JsonParser._of_line` defines what is right. `JsonParser._regular` decodes all lines of a block at once, and
-takes those of which it is certain to have the same values. A decoder passes over fields that it does not
-know, and of one that is given twice it takes the last; but each field that it found takes so many octets at
-least, spaces aside. A line that has no more than these holds nothing else.
+`JsonParser._of_line` defines what is right. `_Block` cuts the lines of a block at the names that are looked
+for, all at once and without an object per line: what stands between two names is a value. A line is taken
+only where each such value has been found to be one of its kind and nothing else, so that the line is proven
+to be an object of just these fields; any other line is looked at by itself.
 """
 
 import json
 import re
 from collections import Counter
+from functools import cached_property
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -16,20 +17,21 @@ import pyarrow.compute as pc
 
 from ingestion.lines import EXTRA, VARIANT, BadRecord, Layout, Parsed, Variant, finish, transcode, typed
 
-_ARROW_TYPES = {
-    "text": pa.string(),
-    "bigint": pa.int64(),
-    "boolean": pa.bool_(),
-    "date": pa.string(),
-    "timestamptz": pa.string(),
-}
-"""Kinds whose values JSON has a type for, with the size of a value known by it."""
+_JSON_TYPES = {"text": str, "boolean": bool, "double": float, "date": str, "timestamptz": str}
+_ARROW_TYPES = {"bigint": pa.int64(), "double": pa.float64(), "boolean": pa.bool_()}
+"""What values of a kind are before `typed`, where that is not text."""
 _MOST_EXTRAS = 64
 """Unknown names that are looked for in blocks: where there are more, they are data."""
 _OFTEN = 8  # they are learnt when they are in one of so many lines that were looked at one by one
 _ODD_NAME = re.compile(r'[."\\\x00-\x1f]')
-_NUMBER = "^-?[0-9]"
-_NUMBER_OR_TEXT = r'^(-?[0-9]|"[^\\]*$)'
+_NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?"
+_FORMS = {
+    "double": f"^{_NUMBER}$",
+    "numeric": f'^({_NUMBER}|"[^"\\\\]*")$',
+    "boolean": "^(true|false)$",
+}
+_WORD = 8
+_NULL = int.from_bytes(b"null", "little")
 
 
 class JsonParser:
@@ -38,7 +40,8 @@ class JsonParser:
     def __init__(self, layout: Layout, variants: tuple[Variant, ...]) -> None:
         import msgspec
 
-        types = _json_types() | {"double": float}
+        whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+        types = _JSON_TYPES | {"bigint": whole}
         self._layout = layout
         self._variants = variants
         self._decoders = [
@@ -47,15 +50,13 @@ class JsonParser:
         ]
         self._any_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
         # Which field fills which column is known of a block when it does not depend on the record.
-        names = self._names(variants[0] if variants else None)
+        self._block_names = self._names(variants[0] if variants else None)
         self._has_blocks = (
             not any(v.where for v in variants)
-            and len(set(names)) == len(names)
-            and not any(map(_ODD_NAME.search, names))
+            and len(set(self._block_names)) == len(self._block_names)
+            and not any(map(_ODD_NAME.search, self._block_names))
         )
-        self._kinds: dict[str, str | None] = dict(zip(names, (c.kind for c in layout.columns), strict=True))
-        if self._has_blocks:
-            self._fields = _BlockFields(self._kinds, [])
+        self._extras: list[str] = []
 
     def _names(self, variant: Variant | None) -> list[str]:
         mapped = variant.fields if variant else {}
@@ -63,11 +64,11 @@ class JsonParser:
 
     def _notice(self, unknown: Counter[str], records: int) -> None:
         """Look in the blocks that come for the names that are often unknown in records of this one."""
-        extras = self._fields.extras
+        extras = self._extras
         often = [n for n, times in unknown.items() if times * _OFTEN >= records and n not in extras]
         if often := [n for n in often if not _ODD_NAME.search(n)][: _MOST_EXTRAS - len(extras)]:
             # Replaced whole: another thread's block goes on with those it began with.
-            self._fields = _BlockFields(self._kinds, sorted([*extras, *often]))
+            self._extras = sorted([*extras, *often])
 
     def payload(self, record: bytes) -> bytes:
         """A record as a document of its own: itself."""
@@ -82,8 +83,7 @@ class JsonParser:
             # Lines that are no text stay out, as if they were blank.
             lines = [b"" if i in bad else line for i, line in enumerate(data.split(b"\n"))]
             utf8 = b"\n".join(lines).decode(self._layout.encoding).encode()
-        columns, wrong, numbers, odd = self._regular(utf8)
-        bad |= wrong
+        columns, numbers, odd = self._regular(utf8)
         if odd:
             lines = utf8.split(b"\n")
             one_by_one, places = self._of_lines({i: lines[i] for i in odd if i not in bad}, bad)
@@ -110,7 +110,7 @@ class JsonParser:
         numbers = list(records)
         columns: dict[str, pa.Array] = {}
         for i, column in enumerate(self._layout.columns):
-            arrow = pa.float64() if column.kind == "double" else _ARROW_TYPES.get(column.kind, pa.string())
+            arrow = _ARROW_TYPES.get(column.kind, pa.string())
             values = pa.array([r[0][i] for r in records.values()], arrow)
             columns[column.name], places = _typed(column, values)
             for place in places:
@@ -167,234 +167,223 @@ class JsonParser:
 
     # ------------------------------------------------------------ a block at a time
 
-    def _regular(self, data: bytes) -> tuple[dict[str, pa.Array], dict[int, str], Any, list[int]]:
-        """The columns of the regular lines, what is wrong in which line, their numbers, and the odd lines."""
+    def _regular(self, data: bytes) -> tuple[dict[str, pa.Array], Any, list[int]]:
+        """The columns of the regular lines, their numbers, and those of the odd lines."""
         import numpy as np
 
-        octets = np.frombuffer(data, np.uint8)
-        ends = np.flatnonzero(octets == 10)
-        starts = np.concatenate([[0], ends[:-1] + 1])[: len(ends)]
-        last = ends - 1 - (octets[ends - 1] == 13)
-        # "}" and "{" never meet within a value: where every line is {...}, none goes over a line's end.
-        numbers = np.flatnonzero((octets[starts] == 123) & (octets[last] == 125))
-        lines = _Block(data, len(ends))
-        fields, records = None, []
-        if self._has_blocks:
-            fields = self._fields
-            records = _decoded(fields.by_kind.decoder, lines.only(numbers), len(numbers))
-        if None in records:
-            numbers = numbers[[record is not None for record in records]]
-            records = [record for record in records if record is not None]
-        if not records:
+        if not self._has_blocks or not data:
             nothing = {f.name: pa.array([], f.type) for f in self._layout.schema}
-            return nothing, {}, np.empty(0, np.int64), list(range(len(ends)))
-        arrays, absent = fields.by_kind.columns(records)
-        is_odd = np.zeros(len(records), bool)
-        taken = np.frombuffer(lines.only(numbers), np.uint8)
-        size = np.count_nonzero(taken != 32) - int((ends - last)[numbers].sum())
-        # No line takes less than its fields: where all together take no more, none does.
-        if fields.by_kind.total(arrays, absent) != size:
-            spaces = np.diff(np.searchsorted(np.flatnonzero(octets == 32), ends), prepend=0)
-            sizes = (last + 1 - starts - spaces)[numbers]
-            is_odd = fields.by_kind.least(arrays, absent) != sizes
-            # An escape takes more than the text it means: what came is measured instead.
-            unsure = np.flatnonzero(is_odd)
-            came = fields.as_they_came.decoder.decode_lines(lines.only(numbers[unsure]))
-            if len(unsure):
-                is_odd[unsure] = (
-                    fields.as_they_came.least(*fields.as_they_came.columns(came)) != sizes[unsure]
-                )
+            return nothing, np.empty(0, np.int64), list(range(data.count(b"\n")))
+        extras = self._extras
+        block = _Block(data, [*self._block_names, *extras])
         columns: dict[str, pa.Array] = {}
-        wrong: dict[int, str] = {}
-        for column, array in zip(self._layout.columns, arrays, strict=False):
-            if column.kind not in _ARROW_TYPES:
-                array = pc.if_else(pc.equal(array, "null"), None, array)
-            if column.kind in ("double", "numeric"):
-                form = _NUMBER if column.kind == "double" else _NUMBER_OR_TEXT
-                fits = pc.match_substring_regex(array, form).fill_null(True)
-                is_odd |= ~fits.to_numpy(zero_copy_only=False)
-                array = pc.utf8_trim(pc.if_else(fits, array, None), '"')
-            if column.kind == "double":
-                array = _floats(array)
-                is_odd |= ~pc.is_finite(array).fill_null(True).to_numpy(zero_copy_only=False)
-            columns[column.name], places = _typed(column, array)
-            for place in places:
-                wrong.setdefault(place, f"{column.name} is no {column.kind}")
+        for place, column in enumerate(self._layout.columns):
+            columns[column.name], wrong = _typed(column, block.values(place, column.kind))
+            block.is_odd[wrong] = True
         if self._layout.variants:
             variant = self._variants[0].name if self._variants else None
-            columns[VARIANT] = pa.repeat(pa.scalar(variant, pa.string()), len(records))
-        columns[EXTRA] = _objects(fields.extras, arrays[len(self._layout.columns) :], len(records))
-        wrong = {int(numbers[place]): reason for place, reason in wrong.items() if not is_odd[place]}
-        if is_odd.any():
-            keep = pa.array(~is_odd)
-            columns = {name: array.filter(keep) for name, array in columns.items()}
-            numbers = numbers[~is_odd]
-        others = np.ones(len(ends), bool)
-        others[numbers] = False
-        return columns, wrong, numbers, np.flatnonzero(others).tolist()
+            columns[VARIANT] = pa.repeat(pa.scalar(variant, pa.string()), len(block.is_odd))
+        others = [block.values(place, None) for place in range(len(self._block_names), len(block.start))]
+        columns[EXTRA] = _objects(extras, others, len(block.is_odd))
+        if block.is_odd.any():
+            regular = pa.array(~block.is_odd)
+            columns = {name: array.filter(regular) for name, array in columns.items()}
+        return columns, np.flatnonzero(~block.is_odd), np.flatnonzero(block.is_odd).tolist()
 
 
 class _Block:
-    """Lines one after the other, which are cut only where not all of them are wanted."""
+    """A block of lines, cut at the fields of some names.
 
-    def __init__(self, data: bytes, count: int) -> None:
-        self._data = data
-        self._count = count
-        self._lines: list[bytes] = []
+    `start` and `end` have a row per name and a column per line: where the field's value is in `octets`; they
+    are equal where the line lacks the field. What they say of a line that `is_odd` is not to be used.
+    """
 
-    def only(self, numbers: Any) -> bytes:
-        """The lines of these numbers."""
-        if len(numbers) == self._count:
-            return self._data
-        self._lines = self._lines or self._data.split(b"\n")
-        return b"".join(self._lines[i] + b"\n" for i in numbers)
+    def __init__(self, data: bytes, names: list[str]) -> None:
+        import numpy as np
 
+        keys = [f'"{name}"'.encode() for name in names]
+        # From everywhere in the lines a whole key can be looked back at.
+        margin = max(map(len, keys)) + _WORD
+        self._buffer = pa.py_buffer(b" " * margin + data)
+        self.octets = np.frombuffer(self._buffer, np.uint8)
+        self._words = np.ndarray(len(self.octets) - _WORD + 1, "<u8", self._buffer, strides=(1,))
+        controls = np.flatnonzero(self.octets < 32)
+        ends = controls[self.octets[controls] == 10]
+        self._first = np.concatenate([[margin], ends[:-1] + 1])
+        self._last = ends - 1 - (self.octets[ends - 1] == 13)
+        self.is_odd = (self.octets[self._first] != 123) | (self.octets[self._last] != 125)
+        if len(controls) > len(ends):
+            # A control belongs to no value; between values only the one that ends a line is usual.
+            controls = controls[self.octets[controls] != 10]
+            line = np.searchsorted(ends, controls)
+            self.is_odd[line[controls != self._last[line] + 1]] = True
+        self._key_ends = np.flatnonzero((self.octets[:-1] == 34) & (self.octets[1:] == 58))
+        self._key_words = self._words[self._key_ends - _WORD + 1]
+        self._cut(keys)
 
-class _BlockFields:
-    """The fields to look for in blocks: those of columns, by kind, and `extras`, names nobody declared."""
+    def _cut(self, keys: list[bytes]) -> None:
+        """Find where the value of each field begins, and where it ends: before the field that follows."""
+        import numpy as np
 
-    def __init__(self, kinds: dict[str, str | None], extras: list[str]) -> None:
-        kinds = kinds | dict.fromkeys(extras)
-        self.extras = extras
-        self.by_kind = _Fields(kinds)
-        self.as_they_came = _Fields(dict.fromkeys(kinds))
+        found = np.stack([self._places(key) for key in keys])
+        absent = found < 0
+        before = found - np.array([[len(key)] for key in keys])
+        close = self._last - (self.octets[self._last - 1] == 32)
+        comma = np.where(absent, close, before - (self.octets[before] == 32))
+        self.end = np.empty_like(comma)
+        order = np.argsort(comma[:, 0])
+        in_order = comma[order]
+        if (in_order[1:] > in_order[:-1]).all():
+            self.end[order] = np.vstack([in_order[1:], close])
+        else:  # not all lines are like the first
+            order = np.argsort(comma, axis=0)
+            in_order = np.take_along_axis(comma, order, axis=0)
+            np.put_along_axis(self.end, order, np.vstack([in_order[1:], close]), axis=0)
+        self.start = found + 2
+        self.start += self.octets[self.start] == 32
+        self.start = np.where(absent, self.end, self.start)
+        # The first field stands where the object begins, and before each other one is a comma.
+        is_right = (self.octets[comma] == 44) | (comma == self._first) | absent
+        is_right &= (self.start < self.end) | absent
+        self.is_odd |= ~is_right.all(axis=0) | (in_order[0] != self._first)
 
+    def _places(self, key: bytes) -> Any:
+        """Where in each line a key ends, -1 where it is not there."""
+        import numpy as np
 
-class _Fields:
-    """The fields to look for in a block's records, by name, and the kind of each; None: as it came."""
+        found, words = self._key_ends, self._key_words
+        for end in range(len(key), 0, -_WORD):
+            part = key[max(end - _WORD, 0) : end]
+            if end < len(key):
+                words = self._words[found - (len(key) - end) - _WORD + 1]
+            is_equal = words >> 8 * (_WORD - len(part)) == int.from_bytes(part, "little")
+            found = found[is_equal]
+        if len(found) == len(self._first) and ((found > self._first) & (found < self._last)).all():
+            return found
+        line = np.searchsorted(self._last, found)
+        found, line = found[line < len(self._last)], line[line < len(self._last)]
+        if (line[1:] == line[:-1]).any():
+            # The name is there within another value too.
+            is_top = self._depth(found) == self._depth(self._first)[line] + 1
+            found, line = found[is_top], line[is_top]
+        # Of a field that is given twice the first lies in what is taken for another's value.
+        places = np.full(len(self._first), -1)
+        places[line] = found
+        return places
 
-    def __init__(self, kinds: dict[str, str | None]) -> None:
-        import msgspec
+    @cached_property
+    def _braces(self) -> tuple[Any, Any]:
+        import numpy as np
 
-        types = {kind: json_type | None | msgspec.UnsetType for kind, json_type in _json_types().items()}
-        self._kinds = kinds
-        record = msgspec.defstruct(
-            "Record",
-            [
-                (f"f{i}", types[kind], msgspec.UNSET)
-                if kind in types
-                else (f"f{i}", msgspec.Raw, msgspec.Raw(b""))
-                for i, kind in enumerate(kinds.values())
-            ],
-            rename={f"f{i}": name for i, name in enumerate(kinds)},
-            gc=False,
-        )
-        self.decoder = msgspec.json.Decoder(record)
+        return np.flatnonzero(self.octets == 123), np.flatnonzero(self.octets == 125)
 
-    def columns(self, records: list[Any]) -> tuple[list[pa.Array], list[Any]]:
-        """The values of each field, and which records lack it (None: none does).
+    def _depth(self, places: Any) -> Any:
+        """How many more braces have been opened than closed before some places; those in texts count too."""
+        import numpy as np
 
-        Where a record lacks a field it is null; a value without a kind is text as it came, `null` too.
+        opened, closed = self._braces
+        return np.searchsorted(opened, places) - np.searchsorted(closed, places)
+
+    def values(self, place: int, kind: str | None) -> pa.Array:
+        """The values of the field that is `place`th, as what `typed` takes, and null where there is none.
+
+        Lines with another kind of value become odd. Without a kind, it is any value as it came, `null` too.
         """
-        import msgspec
+        start, end = self.start[place], self.end[place]
+        wanted = (start < end) & ~self.is_odd
+        if kind is not None:
+            wanted &= (end - start != 4) | (self._words[end - _WORD] >> 32 != _NULL)
+        if kind in ("text", "date", "timestamptz"):
+            is_text = (self.octets[start] == 34) & (self.octets[end - 1] == 34) & (end - start > 1)
+            self.is_odd |= wanted & ~is_text
+            return self._unescaped(self._texts(start + 1, end - 1, wanted & is_text))
+        texts = self._texts(start, end, wanted)
+        if kind in ("json", None):
+            return self._only(texts, pa.array(_are_json(texts), pa.bool_()))
+        if kind == "bigint":
+            return self._whole(texts)
+        texts = self._only(texts, pc.match_substring_regex(texts, _FORMS[kind]))
+        if kind == "boolean":
+            return pc.equal(texts, "true")
+        if kind == "numeric":
+            return pc.utf8_trim(texts, '"')
+        numbers = _floats(texts)
+        return self._only(numbers, pc.is_finite(numbers))
 
-        fields = zip(*map(msgspec.structs.astuple, records), strict=True)
-        found = [
-            _array(values, _ARROW_TYPES.get(kind))
-            for kind, values in zip(self._kinds.values(), fields, strict=True)
-        ]
-        return [array for array, _ in found], [absent for _, absent in found]
-
-    def least(self, arrays: list[pa.Array], absent: list[Any]) -> Any:
-        """The least number of octets, spaces aside, that each record takes."""
+    def _texts(self, start: Any, end: Any, wanted: Any) -> pa.Array:
+        """What stands from each `start` to its `end`, null where it is not `wanted`."""
         import numpy as np
 
-        total = np.ones(len(arrays[0]), np.int64)  # a brace more than commas
-        for (name, kind), array, lacks in zip(self._kinds.items(), arrays, absent, strict=True):
-            if array.type == pa.string():
-                sizes = _octets(array) + (2 if kind in _ARROW_TYPES else 0)
-            elif array.type == pa.bool_():
-                sizes = np.where(array.fill_null(True).to_numpy(zero_copy_only=False), 4, 5)
-            else:
-                sizes = _octets(pc.cast(array, pa.string()))
-            if array.null_count:
-                sizes = np.where(array.is_valid().to_numpy(zero_copy_only=False), sizes, len("null"))
-            sizes = sizes + _frame(name)
-            total += sizes if lacks is None else np.where(lacks, 0, sizes)
-        return total
+        bounds = np.empty(2 * len(start) + 2, np.int32)
+        bounds[0], bounds[-1] = 0, len(self.octets)
+        bounds[1:-1:2], bounds[2:-1:2] = start, end
+        # Every other text is what stands between two of those that are meant.
+        texts = pa.Array.from_buffers(
+            pa.string(), len(bounds) - 1, [None, pa.py_buffer(bounds), self._buffer]
+        )
+        places = np.arange(1, len(bounds) - 1, 2, dtype=np.int32)
+        return texts.take(pa.array(places, mask=None if wanted.all() else ~wanted))
 
-    def total(self, arrays: list[pa.Array], absent: list[Any]) -> int:
-        """The sum of `least`."""
+    def _only(self, values: pa.Array, fits: pa.Array) -> pa.Array:
+        """The values that fit; the lines of the others become odd."""
+        unfit = pc.invert(fits).fill_null(False)
+        if not unfit.true_count:
+            return values
+        self.is_odd |= unfit.to_numpy(zero_copy_only=False)
+        return pc.if_else(unfit, None, values)
+
+    def _unescaped(self, texts: pa.Array) -> pa.Array:
+        """The texts that the inner parts of strings mean."""
         import numpy as np
 
-        total = len(arrays[0])
-        for (name, kind), array, lacks in zip(self._kinds.items(), arrays, absent, strict=True):
-            missing = 0 if lacks is None else int(np.count_nonzero(lacks))
-            present = len(array) - missing
-            total += present * _frame(name) + len("null") * (array.null_count - missing)
-            if array.type == pa.bool_():
-                total += 5 * (len(array) - array.null_count) - array.true_count
-                continue
-            _, bounds, content = (
-                array if array.type == pa.string() else pc.cast(array, pa.string())
-            ).buffers()
-            end = int(np.frombuffer(bounds, np.int32, len(array) + 1)[-1])
-            if end:
-                total += np.count_nonzero(np.frombuffer(content, np.uint8, end) != 32)
-            if kind in _ARROW_TYPES and array.type == pa.string():
-                total += 2 * (len(array) - array.null_count)
-        return total
+        octets = np.frombuffer(texts.buffers()[2] or b"", np.uint8)
+        if not ((octets == 34) | (octets == 92)).any():
+            return texts
+        escaped = pc.match_substring_regex(texts, r'["\\]').fill_null(False)
+        meant = pa.array(map(_meant, texts.filter(escaped).to_pylist()), pa.string())
+        texts = pc.replace_with_mask(texts, escaped, meant)
+        return self._only(texts, pc.or_(pc.is_valid(texts), pc.invert(escaped)))
+
+    def _whole(self, texts: pa.Array) -> pa.Array:
+        """Whole numbers."""
+        try:
+            numbers = pc.cast(texts, pa.int64())
+        except pa.ArrowInvalid:
+            texts = self._only(texts, pc.match_substring_regex(texts, "^-?[0-9]{1,18}$"))
+            numbers = pc.cast(texts, pa.int64())
+        # What reads 007 or +7 as a number too is told by how it would write it.
+        return self._only(numbers, pc.equal(pc.cast(numbers, pa.string()), texts))
 
 
-def _frame(name: str) -> int:
-    """What a field takes besides its value."""
-    return len(f'"{name}":,'.replace(" ", "").encode())
-
-
-def _json_types() -> dict[str, Any]:
-    import msgspec
-
-    whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-    return dict.fromkeys(_ARROW_TYPES, str) | {"bigint": whole, "boolean": bool}
-
-
-def _decoded(decoder: Any, data: bytes, count: int) -> list[Any]:
-    """The record of each of so many lines, None for one that is none; each line is {...}."""
+def _meant(inner: str) -> str | None:
+    """The text that the inner part of a string means; None: it is no inner part of one."""
     import msgspec
 
     try:
-        records = decoder.decode_lines(data)
-        if len(records) == count:
-            return records
-    except (msgspec.DecodeError, RecursionError):
-        pass
-    if count <= 1:
-        return [None] * count
-    half = data.find(b"\n", len(data) // 2) + 1
-    if half in (0, len(data)):
-        half = data.rfind(b"\n", 0, -1) + 1
-    first = data.count(b"\n", 0, half)
-    return _decoded(decoder, data[:half], first) + _decoded(decoder, data[half:], count - first)
+        return msgspec.json.decode(f'"{inner}"', type=str)
+    except msgspec.DecodeError:
+        return None
 
 
-def _array(values: tuple[Any, ...], arrow: pa.DataType | None) -> tuple[pa.Array, Any]:
-    """The values of a field, null where there is none, and where that is; None: nowhere."""
+def _are_json(texts: pa.Array) -> list[bool]:
+    """Of each text whether it is one JSON value and nothing else."""
     import msgspec
-    import numpy as np
 
-    if arrow is None:
-        bounds = np.zeros(len(values) + 1, np.int32)
-        np.cumsum(np.fromiter(map(len, values), np.int32, len(values)), out=bounds[1:])
-        is_absent = bounds[1:] == bounds[:-1]
-        valid = pa.py_buffer(np.packbits(~is_absent, bitorder="little")) if is_absent.any() else None
-        buffers = [valid, pa.py_buffer(bounds), pa.py_buffer(b"".join(values))]
-        return pa.Array.from_buffers(pa.string(), len(values), buffers), is_absent if valid else None
-    try:
-        return pa.array(values, arrow), None
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        is_absent = np.array([value is msgspec.UNSET for value in values])
-        return pa.array([None if value is msgspec.UNSET else value for value in values], arrow), is_absent
+    decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
+    def check(values: list[bytes]) -> list[bool]:
+        try:
+            found = decoder.decode(b"[" + b",".join(values) + b"]")
+        except (msgspec.DecodeError, RecursionError):
+            found = []
+        if list(map(len, found)) == list(map(len, values)):
+            return [True] * len(values)
+        if len(values) == 1:
+            return [False]
+        half = len(values) // 2
+        return check(values[:half]) + check(values[half:])
 
-def _octets(texts: pa.Array) -> Any:
-    """How many octets but spaces each text takes."""
-    import numpy as np
-
-    _, bounds, content = texts.buffers()
-    sizes = np.diff(np.frombuffer(bounds, np.int32, len(texts) + 1))
-    if content and (np.frombuffer(content, np.uint8) == 32).any():
-        return sizes - pc.count_substring(texts, " ").fill_null(0).to_numpy()
-    return sizes
+    return check(texts.fill_null("null").cast(pa.binary()).to_pylist())
 
 
 def _objects(names: list[str], values: list[pa.Array], count: int) -> pa.Array:

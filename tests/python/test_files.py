@@ -295,8 +295,8 @@ def test_regular_lines_are_never_looked_at_one_by_one(monkeypatch: pytest.Monkey
     one_by_one = JsonParser._of_line
     parser.parse(jsonl(record(1, new=2)))  # a name that nobody declared is known from then on
     monkeypatch.setattr(JsonParser, "_of_line", lambda self, x: (alone.append(x), one_by_one(self, x))[1])
-    sound = [record(i, id='São "x"\n', doc={"a": ["}", 1.0]}, new=None) for i in range(40)]
-    other = [b'{"id" : "a", "at": "2026-01-01T10:00:00Z"}', b'{"id": "a"', b'{"id": "\\\\"}\r']
+    sound = [record(i, id='São "x"\n', doc={"a": ["{}", 1.0], "id": 1}, new=None) for i in range(40)]
+    other = [b'{"at": "2026-01-01T10:00:00Z", "id":"a"}', b'{"id": "a"', b'{"id": "\\\\"}\r']
     parsed = parser.parse(jsonl(*sound, *other, *sound))
     assert alone == other[1:2]
     assert parsed.rows.num_rows == 81

@@ -50,7 +50,7 @@ from ingestion.run import Run
 PLACE = [("_source_file", pa.string()), ("_source_line", pa.int64())]
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}
 CHUNK_BYTES = 128 * 1024
-BLOCK_BYTES = 2 * 1024 * 1024
+BLOCK_BYTES = 1024 * 1024
 LINE_BYTES = 256  # what a line takes in objects besides its text: a block of `{}` is not a million of them
 PARSERS = 2
 WHOLE_EVERY = 200

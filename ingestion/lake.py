@@ -311,10 +311,10 @@ class Lake:
         latest = {record["dead_letter_id"]: record for record in found}
         return [DeadLetter(**record) for record in latest.values() if record["outcome"] == "open"]
 
-    def dead_letter_ids(self, source: str, table: str) -> set[str]:
-        """The ids of what `dead_letters` returns, without the memory of their payloads; raises as it does."""
+    def dead_letter_ids(self, source: str, table: str) -> set[bytes]:
+        """The ids of what `dead_letters` returns, 32 bytes each: without the payloads; raises alike."""
         found = self._letters(source, table, ["dead_letter_id", "outcome"])
-        latest = {record["dead_letter_id"]: record["outcome"] == "open" for record in found}
+        latest = {bytes.fromhex(record["dead_letter_id"]): record["outcome"] == "open" for record in found}
         return {letter for letter, is_open in latest.items() if is_open}
 
     def _letters(self, source: str, table: str, columns: list[str] | None) -> Iterator[dict[str, Any]]:
@@ -405,7 +405,7 @@ class BatchWriter:
         # A lake that cannot be written to is found before anything is read.
         self._data.open()
         self._pending_letters: list[DeadLetter] = []
-        self._known_letters: set[str] | None = None
+        self._known_letters: set[bytes] | None = None
 
     @property
     def bytes(self) -> int:
@@ -447,16 +447,15 @@ class BatchWriter:
         A record that is among them already, with equal origin and payload, counts as skipped.
         """
         identity = "\0".join((self.table.name, origin, payload))
-        letter_id = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
+        letter_id = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).digest()
         if self._known_letters is None:
             self._known_letters = self._lake.dead_letter_ids(self.table.source, self.table.table)
         if letter_id in self._known_letters:
             self.skipped += 1
             return
         self.rejected += 1
-        letter = DeadLetter(
-            letter_id, self.table.name, origin, reason, payload, 1, self._started_at, self._started_at, "open"
-        )
+        now = self._started_at
+        letter = DeadLetter(letter_id.hex(), self.table.name, origin, reason, payload, 1, now, now, "open")
         self._known_letters.add(letter_id)
         self._post(letter)
 

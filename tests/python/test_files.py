@@ -263,8 +263,8 @@ def test_a_block_gives_what_its_lines_give_one_by_one(block: list[bytes]) -> Non
     assert_a_block_is_its_lines(block)
 
 
-def test_what_the_size_of_a_line_must_not_hide() -> None:
-    """Lines whose other octets would make up for what a decoder passes over."""
+def test_what_must_not_pass_for_a_regular_line() -> None:
+    """Lines that are cut where others are, and are something else."""
     at = f'"at":"{AT}"'.encode()
     block = [
         b'{"id":"a",' + at + b"}",
@@ -281,6 +281,13 @@ def test_what_the_size_of_a_line_must_not_hide() -> None:
         b'{"id":"a",' + at + b"}\r", b'{"id":"a",' + at + b"} ", b' {"id":"a",' + at + b"}", b"\r", b"{}", b"}{", b"{",
         b'{"id":"a",' + at + b'}{"id":"b",' + at + b"}", b'{"id":"a","doc":{"a":1}', b'{"b":2},' + at + b"}",
         b'{"id":"a}', b'{b",' + at + b"}", b'{"id":"\\ud83d",' + at + b"}", b'{"id":"a","doc":"\\ud83d",' + at + b"}",
+        b'{"x":1,"id":"a",' + at + b"}", b'{"id":"a";' + at + b"}", b'{"id":"a",,' + at + b"}", b'{,"id":"a",' + at + b"}",
+        b'{"id":"a","n":007,' + at + b"}", b'{"id":"a","n":+7,' + at + b"}", b'{"id":"a","n":,' + at + b"}",
+        b'{"id":"a","n":nulL,' + at + b"}", b'{"id":"a","ratio":01.5,' + at + b"}", b'{"id":"a","amount":1.,' + at + b"}",
+        b'{"id":"a\tb",' + at + b"}", b'{"id":"a\x01",' + at + b"}", b'{"id":"a\x7f",' + at + b"}", b'{"id":"a"b",' + at + b"}",
+        b'{"id":"a\\",' + at + b"}", b'{"id":"\\x",' + at + b"}", b'{"id":"a","doc":"\\x",' + at + b"}",
+        b'{"id":"a","doc":1,2,' + at + b"}", b'{"id":"a","doc":{"id":1,' + at + b"}", b'{"doc":{"id":1},"id":"a",' + at + b"}",
+        b'[{"id":"a",' + at + b"}]", b'{"id":"a",' + at + b"}}", b'{"id":"a",' + at + b"]", b'{"flag":tru,"id":"a",' + at + b"}",
         b'{"id":"a","n":9223372036854775808,' + at + b"}", b'{"id":"a","n":1.0,' + at + b"}",
         b'{"id":"a","x y":1,' + at + b"}", b'{"id":"a","x y": "  ",' + at + b"}", b'{"id":"a\xc3\xa9",' + at + b"}",
     ]  # fmt: skip

@@ -67,7 +67,6 @@ class JsonParser:
         extras = self._extras
         often = [n for n, times in unknown.items() if times * _OFTEN >= records and n not in extras]
         if often := [n for n in often if not _ODD_NAME.search(n)][: _MOST_EXTRAS - len(extras)]:
-            # Replaced whole: another thread's block goes on with those it began with.
             self._extras = sorted([*extras, *often])
 
     def payload(self, record: bytes) -> bytes:

@@ -160,9 +160,9 @@ final as (
         cast({{ book }} as varchar) as book_currency,
         cast(round(fx_rate, 8) as decimal(18, 8)) as fx_rate_to_book,
         exposure_amount,
-        {{ money('exposure_amount + cast(exposure_amount as decimal(38, 2)) / 10') }} as exposure_up_10pct_amount,
-        {{ money('exposure_amount - cast(exposure_amount as decimal(38, 2)) / 10') }} as exposure_down_10pct_amount,
-        {{ money('cast(exposure_amount as decimal(38, 2)) / 10') }} as effect_10pct_amount,
+        {{ share_of_money('exposure_amount', '1.1') }} as exposure_up_10pct_amount,
+        {{ share_of_money('exposure_amount', '0.9') }} as exposure_down_10pct_amount,
+        {{ share_of_money('exposure_amount', '0.1') }} as effect_10pct_amount,
         volatility,
         {{ money('round(cast(exposure_amount as double) * volatility / sqrt(12e0), 2)') }} as usual_monthly_move_amount
     from valued

@@ -370,7 +370,9 @@ final as (
             as net_cash_flow_forecast_brl,
         case
             when compared.currency = 'BRL' and compared.net_cash_flow_forecast is not null then {{ money('0') }}
-            else {{ money('cast(compared.net_cash_flow_forecast as decimal(38, 2)) * compared.fx_rate_to_brl / 10') }}
+            else {{ share_of_money(
+                'cast(compared.net_cash_flow_forecast as decimal(38, 2)) * compared.fx_rate_to_brl', '0.1'
+            ) }}
         end as fx_effect_10pct_brl
     from compared
     left join scored on compared.currency = scored.currency

@@ -29,6 +29,7 @@ SHARING_PIPELINES = {
     "test_known_at.py",
     "test_marts.py",
     "test_pipeline.py",
+    "test_queries.py",
 }
 # Minutes each: begun last, one of them would run on alone while the other workers have nothing left.
 SLOW = (

@@ -23,6 +23,10 @@ demo: setup ## From a lender's database to marts; run again for the world's next
 docs: setup ## Serve the documentation and lineage graph of the last build (DOCS_PORT=8080)
 	@$(BIN)/python -m sandbox.docs
 
+.PHONY: report
+report: setup-dev ## Charts of the marts on one static page, target/report.html
+	@$(BIN)/python -m reporting
+
 .PHONY: setup
 setup: $(VENV)/.installed dbt_packages/.installed ## Install what the demo needs into .venv
 

@@ -30,6 +30,7 @@ SHARING_PIPELINES = {
     "test_marts.py",
     "test_pipeline.py",
     "test_queries.py",
+    "test_reporting.py",
 }
 # Minutes each: begun last, one of them would run on alone while the other workers have nothing left.
 SLOW = (

@@ -171,7 +171,7 @@ class Forecaster:
     def parts(self, made: date, horizon: int) -> tuple[Decimal, float, float] | None:
         """(scheduled, collection rate, disbursed) as forecast at a month's end; None where it cannot be."""
         past = [month for month in self.ended if month <= made][-12:]
-        if made not in self.ended or len(past) < 6:
+        if made not in self.ended or len(past) < horizon + 5:
             return None
         quarter = [m for m in past[-3:] if after(m, -horizon) >= self.ended[0]]
         scheduled = sum(self.scheduled(m, after(m, -horizon)) for m in quarter)

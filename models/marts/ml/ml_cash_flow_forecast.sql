@@ -164,7 +164,8 @@ forecast_parts as (
             known_amounts.currency = collected.currency
             and known_amounts.made_month = collected.month
             and known_amounts.horizon_months = collected.horizon_months
-    where lines.months >= 6
+    -- the further ahead, the more past is needed: a young lender's first months are like no later one
+    where lines.months >= known_amounts.horizon_months + 5
 
 ),
 

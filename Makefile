@@ -27,6 +27,11 @@ docs: setup ## Serve the documentation and lineage graph of the last build (DOCS
 report: setup-dev ## Charts of the marts on one static page, target/report.html
 	@$(BIN)/python -m reporting
 
+.PHONY: lineage
+lineage: setup-dev ## Lineage of every column of the last build, at /lineage/ of `make docs`
+	@test -f target/catalog.json || { echo "error: there are no docs yet: run \`make demo\` first" >&2; exit 1; }
+	@$(BIN)/colibri generate --disable-telemetry --output-dir target/lineage
+
 .PHONY: setup
 setup: $(VENV)/.installed dbt_packages/.installed ## Install what the demo needs into .venv
 
@@ -53,6 +58,7 @@ bench: setup .cache/bench/peers/.installed ## Ingestion and warehouse beside the
 	@$(BIN)/python -m benchmarks.apis
 	@$(BIN)/python -m benchmarks.files
 	@$(BIN)/python -m benchmarks.warehouse
+	@$(BIN)/python -m benchmarks.queries
 
 .cache/bench/peers/.installed: benchmarks/requirements.txt
 	@$(PYTHON) -m venv --clear .cache/bench/peers

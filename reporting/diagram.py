@@ -62,7 +62,7 @@ def render(manifest: dict[str, Any]) -> str:
     lines = [
         "# How the marts hang together",
         "",
-        "Keys alone are drawn; `make docs` has every column. `python -m reporting.diagram` writes this: a test",
+        "Keys alone are drawn; `make docs` has every column. `python -m reporting.diagram` writes it: a test",
         "fails while it is not current.",
         "",
         "```mermaid",

@@ -29,8 +29,7 @@ report: setup-dev ## Charts of the marts on one static page, target/report.html
 
 .PHONY: lineage
 lineage: setup-dev ## Lineage of every column of the last build, at /lineage/ of `make docs`
-	@test -f target/catalog.json || { echo "error: there are no docs yet: run \`make demo\` first" >&2; exit 1; }
-	@$(BIN)/colibri generate --disable-telemetry --output-dir target/lineage
+	@$(BIN)/python -m reporting.lineage
 
 .PHONY: setup
 setup: $(VENV)/.installed dbt_packages/.installed ## Install what the demo needs into .venv

@@ -23,6 +23,14 @@ demo: setup ## From a lender's database to marts; run again for the world's next
 docs: setup ## Serve the documentation and lineage graph of the last build (DOCS_PORT=8080)
 	@$(BIN)/python -m sandbox.docs
 
+.PHONY: report
+report: setup-dev ## Charts of the marts on one static page, target/report.html
+	@$(BIN)/python -m reporting
+
+.PHONY: lineage
+lineage: setup-dev ## Lineage of every column of the last build, at /lineage/ of `make docs`
+	@$(BIN)/python -m reporting.lineage
+
 .PHONY: setup
 setup: $(VENV)/.installed dbt_packages/.installed ## Install what the demo needs into .venv
 
@@ -49,6 +57,7 @@ bench: setup .cache/bench/peers/.installed ## Ingestion and warehouse beside the
 	@$(BIN)/python -m benchmarks.apis
 	@$(BIN)/python -m benchmarks.files
 	@$(BIN)/python -m benchmarks.warehouse
+	@$(BIN)/python -m benchmarks.queries
 
 .cache/bench/peers/.installed: benchmarks/requirements.txt
 	@$(PYTHON) -m venv --clear .cache/bench/peers

@@ -45,3 +45,9 @@
 {% macro rate_known_at(fx_rates, moment) -%}
     case when {{ fx_rates }}.quoted_at <= {{ moment }} then {{ fx_rates }}.sell else {{ fx_rates }}.opening_sell end
 {%- endmacro %}
+
+
+{# A share of an amount, given as a text such as '0.1': a decimal divided is a double on DuckDB, multiplied it is exact. #}
+{% macro share_of_money(amount, share) -%}
+    {{ money('cast(' ~ amount ~ ' as decimal(38, 10)) * cast(\'' ~ share ~ '\' as decimal(2, 1))') }}
+{%- endmacro %}

@@ -25,9 +25,12 @@ DBT = Path(sys.executable).with_name("dbt")
 SHARING_PIPELINES = {
     "test_berka.py",
     "test_dbt_project.py",
+    "test_finance_marts.py",
     "test_known_at.py",
     "test_marts.py",
     "test_pipeline.py",
+    "test_queries.py",
+    "test_reporting.py",
 }
 # Minutes each: begun last, one of them would run on alone while the other workers have nothing left.
 SLOW = (
@@ -279,6 +282,14 @@ def synthetic_day1(synthetic: TwoDays) -> Day:
 @pytest.fixture(scope="session")
 def synthetic_day2(synthetic: TwoDays) -> Day:
     return synthetic.day2
+
+
+@pytest.fixture(scope="session")
+def another_seed(new_pipeline: Callable[..., Pipeline]) -> Day:
+    """The first day of another small synthetic world: what a seed's luck cannot explain."""
+    return run_first_day(
+        new_pipeline("synthetic"), "test", "unit_test", up=("--scale", "0.05", "--seed", "2026")
+    )
 
 
 @pytest.fixture(scope="session")

@@ -8,57 +8,15 @@ installments as (
 
 ),
 
-loan_events as (
+schedule_versions as (
 
-    select *
-    from {{ ref('stg_app__loan_events') }}
-    where deleted_at is null
+    select * from {{ ref('int_loan_schedules__versions') }}
 
 ),
 
 payments as (
 
     select * from {{ ref('int_loan_payments__net') }}
-
-),
-
--- the first renegotiation wrote version 2
-renegotiations as (
-
-    select
-        order_id,
-        {{ business_date('occurred_at') }} as renegotiated_on,
-        row_number() over (partition by order_id order by occurred_at, event_id) + 1 as schedule_version
-    from loan_events
-    where kind = 'renegotiated'
-
-),
-
-schedule_versions as (
-
-    select
-        order_id,
-        schedule_version,
-        min({{ business_date('updated_at') }}) as written_on
-    from installments
-    group by 1, 2
-
-),
-
--- an early payoff writes a version too, without an event
-replacements as (
-
-    select
-        schedule_versions.order_id,
-        schedule_versions.schedule_version,
-        lead(coalesce(renegotiations.renegotiated_on, schedule_versions.written_on)) over (
-            partition by schedule_versions.order_id order by schedule_versions.schedule_version
-        ) as replaced_on
-    from schedule_versions
-    left join renegotiations
-        on
-            schedule_versions.order_id = renegotiations.order_id
-            and schedule_versions.schedule_version = renegotiations.schedule_version
 
 ),
 
@@ -70,14 +28,14 @@ superseded as (
         installments.installment_no,
         installments.due_date,
         installments.due_amount,
-        replacements.replaced_on,
-        least(replacements.replaced_on, {{ as_of_date() }}) as counted_until
+        schedule_versions.replaced_on,
+        least(schedule_versions.replaced_on, {{ as_of_date() }}) as counted_until
     from installments
-    inner join replacements
+    inner join schedule_versions
         on
-            installments.order_id = replacements.order_id
-            and installments.schedule_version = replacements.schedule_version
-    where replacements.replaced_on is not null
+            installments.order_id = schedule_versions.order_id
+            and installments.schedule_version = schedule_versions.schedule_version
+    where schedule_versions.replaced_on is not null
 
 ),
 

@@ -1,0 +1,1 @@
+{{ engagement_cohorts(by=['partner_id']) }}

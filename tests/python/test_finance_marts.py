@@ -190,17 +190,22 @@ class Forecaster:
         received, disbursed = float(parts[0]) * parts[1], parts[2]
         return received - disbursed, received + disbursed
 
-    def margin(self, made: date, horizon: int) -> float | None:
-        """Half the interval, from the errors of the last 12 months that were known by then."""
-        squares = []
+    def margin(self, made: date, horizon: int) -> tuple[float, float] | None:
+        """Half the interval, from the errors of the last 12 months that were known by then, and how near to it.
+
+        The mart's errors are of forecasts in whole cents, and in millionths of these.
+        """
+        squares, unsure = [], []
         for month in self.ended:
             if after(made, -12) < month <= made:
                 past = self.net_forecast(after(month, -horizon), horizon)
                 if past and past[1] > 0:
                     squares.append(((past[0] - float(self.net[month])) / past[1]) ** 2)
+                    unsure.append(1e-6 + 2 * A_CENT / past[1])
         if len(squares) < 3:
             return None
-        return 1.2816 * math.sqrt(statistics.fmean(squares)) * self.net_forecast(made, horizon)[1]
+        amount = 1.2816 * self.net_forecast(made, horizon)[1]
+        return amount * math.sqrt(statistics.fmean(squares)), amount * max(unsure) + 2 * A_CENT
 
 
 def test_a_forecast_is_what_the_schedules_known_then_promise(books: Books) -> None:
@@ -239,12 +244,11 @@ def test_a_forecast_is_what_the_schedules_known_then_promise(books: Books) -> No
             assert row["collection_rate"] == pytest.approx(rate, rel=1e-9)
             assert float(row["disbursed_forecast"]) == pytest.approx(disbursed, abs=A_CENT)
             assert float(row["net_cash_flow_forecast"]) == pytest.approx(forecast[0], abs=2 * A_CENT)
-            margin = forecaster.margin(made, horizon)
-            if margin is None:
+            found = forecaster.margin(made, horizon)
+            if found is None:
                 assert row["net_cash_flow_low"] is None
             else:
-                # errors are kept in millionths
-                near = 1.2816 * 1e-6 * forecast[1] + 2 * A_CENT
+                margin, near = found
                 assert float(row["net_cash_flow_low"]) == pytest.approx(forecast[0] - margin, abs=near)
                 assert float(row["net_cash_flow_high"]) == pytest.approx(forecast[0] + margin, abs=near)
                 seen["interval"] += 1

@@ -11,6 +11,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections import Counter
@@ -30,6 +31,7 @@ from realtime.settings import Settings
 from sandbox import control
 from sandbox.errors import SandboxError
 from sandbox.loader import read_world
+from sandbox.third_party.server import create_server
 
 _ORDERS = "/v1/credit-orders"
 _RATE = 5  # orders a second
@@ -47,6 +49,13 @@ def main() -> int:
     except (RealtimeError, SandboxError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except httpx.HTTPError as error:
+        kind = type(error).__name__
+        print(
+            f"error: the service does not answer ({kind}): see {world.folder / 'realtime.log'}",
+            file=sys.stderr,
+        )
+        return 1
     finally:
         if world and world.started:
             control.down()
@@ -60,17 +69,23 @@ def _run(world: control.Status) -> None:
             "select partner_id, cpf from app.customers order by customer_id"
         ).fetchall()
     migrate(world.dsn)
+    tomorrow = world.world_date + timedelta(days=1)
+    # A bureau of the orders' own day: the world's is a day behind, and what it learns of a customer meanwhile
+    # would be in the warehouse and not in the decision.
+    bureau = create_server(world.world, world.seed or 0, tomorrow, 0, bureau_key, log=lambda line: None)
+    threading.Thread(target=bureau.serve_forever, daemon=True).start()
     os.environ |= {
         "REALTIME_DSN": world.dsn,
-        "BUREAU_URL": f"http://127.0.0.1:{world.port}",
+        "BUREAU_URL": bureau.url,
         "BUREAU_API_KEY": bureau_key,
-        "REALTIME_DATE": (world.world_date + timedelta(days=1)).isoformat(),
+        "REALTIME_DATE": tomorrow.isoformat(),
     }
     settings = Settings.from_environment()
     keys = asyncio.run(_keys(world.dsn, sorted({partner for partner, _ in customers})))
     url = f"http://{settings.realtime_host}:{settings.realtime_port}"
     log = (world.folder / "realtime.log").open("ab")
     with contextlib.ExitStack() as running:
+        running.callback(bureau.shutdown)
         running.callback(log.close)
         for command in ("serve", "work"):
             # In a session of their own: Ctrl-C is for this process, which then ends them in order.

@@ -1,7 +1,9 @@
 """From an order over HTTP to its decision, on a real PostgreSQL, a real bureau and real processes."""
 
 import asyncio
+import gzip
 import json
+import os
 import random
 import re
 import signal
@@ -14,6 +16,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +210,30 @@ def test_every_route_is_described(stack: Stack) -> None:
     text = json.dumps(document)
     for name in set(re.findall(r"#/components/schemas/(\w+)", text)):
         assert name in document["components"]["schemas"]
+
+
+@pytest.mark.parametrize("who", ["partner", "reviewer"])
+def test_schemathesis_finds_nothing(stack: Stack, who: str, tmp_path: Path) -> None:
+    key = stack.keys[""] if who == "reviewer" else next(key for name, key in stack.keys.items() if name)
+
+    done = subprocess.run(
+        [
+            *(Path(sys.executable).with_name("schemathesis"), "run", f"{stack.url}/openapi.json"),
+            *("--header", f"X-Api-Key: {key}", "--phases", "examples,coverage,fuzzing"),
+            # A customer's CPF cannot be guessed, so what fits the schema need not be accepted.
+            *("--checks", "all", "--exclude-checks", "positive_data_acceptance"),
+            *("--max-examples", os.environ.get("SCHEMATHESIS_EXAMPLES", "10"), "--seed", "1", "--no-color"),
+        ],
+        cwd=tmp_path,
+        env=stack.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert "No issues found" in done.stdout
+    assert "internal" not in (stack.folder / "log").read_text()
 
 
 def test_without_consent_the_bureau_is_not_asked(stack: Stack, people: Iterator) -> None:
@@ -523,6 +550,72 @@ def test_health_metrics_and_logs_without_personal_data(stack: Stack) -> None:
     assert '"event": "serving"' in log
     assert [cpf for _, cpf in stack.customers() if cpf in log] == []
     assert [key for key in stack.keys.values() if key in log] == []
+
+
+def test_traces_and_figures_go_out_over_otlp(stack: Stack, people: Iterator) -> None:
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    received: list[tuple[str, bytes]] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers.get("Content-Encoding") == "gzip":
+                body = gzip.decompress(body)
+            received.append((self.path, body))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    collector = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+    thread = threading.Thread(target=collector.serve_forever)
+    thread.start()
+    url = f"http://127.0.0.1:{collector.server_port}"
+    partner, cpf = next(people)
+    body = order_body(RNG, cpf)
+    caller = "4bf92f3577b34da6a3ce929d0e0e4736"
+    try:
+        stack.environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": url}
+        for name in ("service", "worker"):
+            assert stack.ask_to_stop(name) == 0
+            stack.start(name)
+        stack.wait_until_healthy()
+        headers = {"traceparent": f"00-{caller}-00f067aa0ba902b7-01"}
+        assert call(stack, "POST", "/v1/credit-orders", body, stack.keys[partner], **headers)[0] == 202
+        stack.wait_until_decided()
+    finally:
+        stack.environment = {}
+        for name in ("service", "worker"):
+            assert stack.ask_to_stop(name) == 0  # what is left is sent at the end
+            stack.start(name)
+        stack.wait_until_healthy()
+        collector.shutdown()
+        thread.join()
+        collector.server_close()
+
+    spans: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
+    for path, content in received:
+        if path == "/v1/traces":
+            for resource in ExportTraceServiceRequest.FromString(content).resource_spans:
+                spans |= {s.name: s for scope in resource.scope_spans for s in scope.spans}
+        elif path == "/v1/metrics":
+            for resource in ExportMetricsServiceRequest.FromString(content).resource_metrics:
+                figures |= {m.name: m for scope in resource.scope_metrics for m in scope.metrics}
+    posted = spans["POST post_order"]
+    assert posted.trace_id.hex() == caller
+    assert {"decide orders", "ask the bureau", "record decisions", "store orders"} <= spans.keys()
+    assert spans["ask the bureau"].parent_span_id == spans["decide orders"].span_id
+    assert figures["realtime_orders_accepted"].sum.data_points[0].as_double >= 1
+    durations = figures["realtime_http_seconds"].histogram.data_points
+    assert all(sum(p.bucket_counts) == p.count for p in durations)
+    assert sum(p.count for p in durations) >= 1
+    everything = b"".join(content for _, content in received)
+    assert [c for _, c in stack.customers() if c.encode() in everything] == []
+    assert stack.keys[partner].encode() not in everything
 
 
 def test_the_next_ingestion_run_lands_these_orders(stack: Stack, new_folder: Callable[[str], Path]) -> None:

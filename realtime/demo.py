@@ -39,7 +39,8 @@ _RATE = 5  # orders a second
 
 def main() -> int:
     """Runs until Ctrl-C or SIGTERM; returns the exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell has turned the first one off
+        signal.signal(number, signal.default_int_handler)
     world = None
     try:
         world = control.up(progress=lambda text: print(f"  {text} …", flush=True))

@@ -198,11 +198,14 @@ _STORE = {
         qualify row_number() over (partition by s.cpf order by s.queried_at desc) <= 2
     """,
     "fx_closings": """
-        select currency, cast(timezone('America/Sao_Paulo', timezone('UTC', quoted_at)) as date) as rate_date,
-            quoted_at, sell
-        from {schema}.stg_central_bank__fx_rates
-        where deleted_at is null and is_closing and quoted_at > $after
-        qualify row_number() over (partition by currency, rate_date order by quoted_at desc, sell desc) = 1
+        select currency, rate_date, max(quoted_at) as quoted_at, arg_max(sell, (quoted_at, sell)) as sell
+        from (
+            -- closings are published in the afternoon: no rule of the time zone matters
+            select *, cast(quoted_at - interval 3 hours as date) as rate_date
+            from {schema}.stg_central_bank__fx_rates
+            where deleted_at is null and is_closing and quoted_at > $after
+        )
+        group by 1, 2
     """,
 }
 _ON_CONFLICT = {
@@ -238,7 +241,7 @@ async def load(pool: asyncpg.Pool, warehouse: Path, now: datetime) -> dict[str, 
     loaded = {}
     after = now.replace(tzinfo=None) - timedelta(days=_DAYS)
     try:
-        with duckdb.connect(str(warehouse), read_only=True, config={"TimeZone": "UTC"}) as source:
+        with duckdb.connect(str(warehouse), read_only=True) as source:
             looked_at = source.execute(
                 "select max(greatest(created_at, updated_at)) from staging.stg_app__customers"
             ).fetchone()[0]

@@ -232,7 +232,8 @@ def test_schemathesis_finds_nothing(stack: Stack, who: str, tmp_path: Path) -> N
     )
 
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert "No issues found" in done.stdout
+    assert re.search(r"\b[1-9][0-9]* passed", done.stdout)
+    assert "failed" not in done.stdout
     assert "internal" not in (stack.folder / "log").read_text()
 
 
@@ -597,22 +598,24 @@ def test_traces_and_figures_go_out_over_otlp(stack: Stack, people: Iterator) -> 
         collector.server_close()
 
     spans: dict[str, Any] = {}
-    figures: dict[str, Any] = {}
+    figures: dict[str, list[Any]] = {}
     for path, content in received:
         if path == "/v1/traces":
             for resource in ExportTraceServiceRequest.FromString(content).resource_spans:
                 spans |= {s.name: s for scope in resource.scope_spans for s in scope.spans}
         elif path == "/v1/metrics":
             for resource in ExportMetricsServiceRequest.FromString(content).resource_metrics:
-                figures |= {m.name: m for scope in resource.scope_metrics for m in scope.metrics}
+                for scope in resource.scope_metrics:
+                    for figure in scope.metrics:
+                        figures.setdefault(figure.name, []).append(figure)
     posted = spans["POST post_order"]
     assert posted.trace_id.hex() == caller
     assert {"decide orders", "ask the bureau", "record decisions", "store orders"} <= spans.keys()
     assert spans["ask the bureau"].parent_span_id == spans["decide orders"].span_id
-    assert figures["realtime_orders_accepted"].sum.data_points[0].as_double >= 1
-    durations = figures["realtime_http_seconds"].histogram.data_points
+    assert max(f.sum.data_points[0].as_double for f in figures["realtime_orders_accepted"]) == 1
+    durations = [p for f in figures["realtime_http_seconds"] for p in f.histogram.data_points]
     assert all(sum(p.bucket_counts) == p.count for p in durations)
-    assert sum(p.count for p in durations) >= 1
+    assert max(p.count for p in durations) >= 1
     everything = b"".join(content for _, content in received)
     assert [c for _, c in stack.customers() if c.encode() in everything] == []
     assert stack.keys[partner].encode() not in everything

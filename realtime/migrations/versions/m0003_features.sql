@@ -116,9 +116,9 @@ create function realtime.note_changes() returns trigger
 language plpgsql as $$
 begin
     case tg_table_name
-        when 'customers' then perform realtime.take_customers(array_agg(c)) from changed as c;
-        when 'bank_accounts' then perform realtime.take_bank_accounts(array_agg(c)) from changed as c;
-        else perform realtime.take_bank_transactions(array_agg(c)) from changed as c;
+        when 'customers' then perform realtime.take_customers(array_agg(row(c.*)::app.customers)) from changed as c;
+        when 'bank_accounts' then perform realtime.take_bank_accounts(array_agg(row(c.*)::app.bank_accounts)) from changed as c;
+        else perform realtime.take_bank_transactions(array_agg(row(c.*)::app.bank_transactions)) from changed as c;
     end case;
     return null;
 end

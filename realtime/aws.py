@@ -354,7 +354,9 @@ class KinesisQueue:
 
     async def _move(self, name: str) -> None:
         """Keeps the position up to which everything is done."""
-        shard = self._shards[name]
+        shard = self._shards.get(name)
+        if shard is None:
+            return  # lost meanwhile
         position = None
         while shard.pending and shard.pending[0][0] in shard.done:
             position, _ = shard.pending.popleft()

@@ -88,14 +88,16 @@ def _run(world: control.Status) -> None:
     with contextlib.ExitStack() as running:
         running.callback(bureau.shutdown)
         running.callback(log.close)
+        processes = []
         for command in ("serve", "work"):
             # In a session of their own: Ctrl-C is for this process, which then ends them in order.
             process = subprocess.Popen(
                 [sys.executable, "-m", "realtime", command], stdout=log, stderr=log, start_new_session=True
             )
+            processes.append(process)
             running.callback(process.wait)
             running.callback(process.terminate)
-        _wait(url, Path(log.name))
+        _wait(url, processes, Path(log.name))
         print(f"\norders: {url}/v1/credit-orders   described: {url}/openapi.json   figures: {url}/metrics")
         print(
             f"a partner's key: {next(iter(keys.values()))} ({next(iter(keys))})   a reviewer's: {keys['']}\n"
@@ -111,9 +113,9 @@ async def _keys(dsn: str, partners: list[str]) -> dict[str, str]:
         return keys | {"": await add_key(pool, "demo reviewer", None, 10, 20)}
 
 
-def _wait(url: str, log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+def _wait(url: str, processes: list[subprocess.Popen], log: Path) -> None:
+    deadline = time.monotonic() + 180  # a busy machine imports slowly
+    while time.monotonic() < deadline and all(process.poll() is None for process in processes):
         with contextlib.suppress(httpx.HTTPError):
             if httpx.get(f"{url}/healthz").status_code == 200:
                 return

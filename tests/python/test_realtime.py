@@ -181,6 +181,9 @@ def test_who_may_call_how_often_and_with_what(stack: Stack, people: Iterator) ->
     assert call(stack, "POST", path, b"{", key)[0] == 400
     assert call(stack, "POST", path, body | {"cpf": "52998224724"}, key)[1]["errors"][0]["pointer"] == "/cpf"
     assert call(stack, "GET", "/v1", None, key)[0] == 404
+    for amount in ("1e3", "1_000", " 800", True, "NaN"):
+        status, problem, _ = call(stack, "POST", path, body | {"requested_amount": amount}, key)
+        assert (status, problem["errors"][0]["pointer"]) == (422, "/requested_amount")
 
     with stack.connect() as connection:
         connection.execute(
@@ -273,6 +276,30 @@ def test_many_orders_at_once_are_for_a_person_to_judge(stack: Stack, people: Ite
     assert codes == [[], [], ["FRAUD_SUSPECTED"]]
 
 
+def test_whoever_decides_an_order_sees_all_that_are_older(stack: Stack, people: Iterator) -> None:
+    partner, cpf = next(people)
+    bodies = [order_body(RNG, cpf) for _ in range(40)]
+    with ThreadPoolExecutor(16) as threads:
+        assert {status for status, _ in threads.map(lambda b: post(stack, partner, b), bodies)} == {202}
+    stack.wait_until_decided()
+
+    with stack.connect() as connection:
+        rows = connection.execute(
+            "select o.created_at, (raw_response #>> '{inputs,features,prior_orders}')::int"
+            " from app.credit_orders as o join app.risk_evaluations using (order_id)"
+            " where customer_id = (select customer_id from app.customers where cpf = %s)"
+            " and metadata ? 'device_id'",
+            (cpf,),
+        ).fetchall()
+        before = connection.execute(
+            "select count(*) from app.credit_orders where created_at < '2026-01-01' and customer_id ="
+            " (select customer_id from app.customers where cpf = %s)",
+            (cpf,),
+        ).fetchone()[0]
+    assert len(rows) == 40
+    assert [n for _, n in rows] == [before + sum(other < at for other, _ in rows) for at, _ in rows]
+
+
 def test_a_person_reviews(stack: Stack, people: Iterator) -> None:
     partner, order = decided(stack, people, "rejected")
     order_id = order["order_id"]
@@ -291,6 +318,8 @@ def test_a_person_reviews(stack: Stack, people: Iterator) -> None:
         "interest_rate": "0.05",
     }
     key = stack.keys[""]
+    # PostgreSQL's JSON holds no such character.
+    assert call(stack, "POST", path, refusal | {"reason": "nothing new\0 was handed in"}, key)[0] == 422
 
     upheld = call(stack, "POST", path, refusal, key)
     overturned = call(stack, "POST", path, approval, key)

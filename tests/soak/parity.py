@@ -172,7 +172,7 @@ def _happen(
             " 'pix', %s from app.bank_accounts where customer_id = %s limit 1",
             (
                 booked,
-                rng.randint(-90_000, 90_000) / Decimal(100),
+                rng.choice([-1, 1]) * rng.randint(1, 90_000) / Decimal(100),
                 rng.choice(["BRL", "BRL", "USD"]),
                 now + timedelta(milliseconds=rng.choice([0, 0, 400])),
                 customer,

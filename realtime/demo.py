@@ -31,6 +31,7 @@ from realtime.settings import Settings
 from sandbox import control
 from sandbox.errors import SandboxError
 from sandbox.loader import read_world
+from sandbox.orphans import die_with_parent
 from sandbox.third_party.server import create_server
 
 _ORDERS = "/v1/credit-orders"
@@ -92,7 +93,11 @@ def _run(world: control.Status) -> None:
         for command in ("serve", "work"):
             # In a session of their own: Ctrl-C is for this process, which then ends them in order.
             process = subprocess.Popen(
-                [sys.executable, "-m", "realtime", command], stdout=log, stderr=log, start_new_session=True
+                [sys.executable, "-m", "realtime", command],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=die_with_parent(signal.SIGTERM),
             )
             processes.append(process)
             running.callback(process.wait)

@@ -11,18 +11,21 @@ from collections.abc import Callable
 import psutil
 from conftest import ROOT, Pipeline
 
+from tests.soak.realtime import free_ports
+
 
 def test_make_realtime_runs_until_ctrl_c(new_pipeline: Callable[..., Pipeline]) -> None:
     pipeline = new_pipeline("synthetic")
     pipeline.sandbox("up", "--scale", "0.05", "--seed", "7")
     pipeline.sandbox("down")
     out = pipeline.folder / "out"
+    (port,) = free_ports(1)
     with out.open("w") as file:
         demo = subprocess.Popen(
             [sys.executable, "-m", "realtime.demo"],
             cwd=ROOT,
             env=pipeline.env
-            | {"REALTIME_PORT": "18090", "REALTIME_WORKER_PORT": "0", "PYTHONUNBUFFERED": "1"},
+            | {"REALTIME_PORT": str(port), "REALTIME_WORKER_PORT": "0", "PYTHONUNBUFFERED": "1"},
             stdout=file,
             stderr=subprocess.STDOUT,
         )
@@ -40,7 +43,7 @@ def test_make_realtime_runs_until_ctrl_c(new_pipeline: Callable[..., Pipeline]) 
             demo.kill()
 
     said = out.read_text()
-    assert "orders: http://127.0.0.1:18090/v1/credit-orders" in said
+    assert f"orders: http://127.0.0.1:{port}/v1/credit-orders" in said
     assert re.search(r"a partner's key: \S+ .* a reviewer's: \S+", said)
     assert said.rstrip().endswith("stopping")
     assert len(family) >= 2

@@ -68,7 +68,7 @@ class Stack:
     """API keys by partner; `""` is the reviewer's."""
 
     def __enter__(self) -> "Stack":
-        self.port, self.worker_port, self.bureau_port = _free_ports(3)
+        self.port, self.worker_port, self.bureau_port = free_ports(3)
         self.url = f"http://127.0.0.1:{self.port}"
         self._processes: dict[str, subprocess.Popen] = {}
         self._bureau: Any = None
@@ -238,7 +238,8 @@ def _serve_bureau(port: int, faults: Faults) -> None:
     server.serve_forever()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens on now."""
     sockets = [socket.socket() for _ in range(count)]
     for s in sockets:
         s.bind(("127.0.0.1", 0))

@@ -15,6 +15,7 @@ server that has run for a while: making a new one stops every commit for as long
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import random
@@ -333,6 +334,7 @@ async def _load(given: dict[str, Any]) -> None:
     rng = random.Random(uuid.uuid4().int)
     rate = given["rate"]
     requests = [_request(rng, given) for _ in range(int((rate or 15_000) * given["seconds"]))]
+    gc.disable()  # its pauses would be taken for the service's
     load = _Load(requests, closed=rate is None)
     loop = asyncio.get_running_loop()
     began = time.perf_counter()

@@ -1,6 +1,7 @@
 """The HTTP interface: orders in, orders out, reviews. ASGI without a framework; `openapi.py` describes it."""
 
 import asyncio
+import gc
 import re
 import time
 from typing import Any
@@ -92,6 +93,8 @@ class Api:
             helpers = [asyncio.create_task(part.run()) for part in (self._keys, self._intake)]
             for helper in helpers:
                 helper.add_done_callback(lambda task: _stop_if_failed(task, server))
+            gc.collect()
+            gc.freeze()  # what is here stays: to look through it again and again would make requests wait
             try:
                 await server.run_until_stopped()
             finally:

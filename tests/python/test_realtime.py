@@ -227,7 +227,7 @@ def test_schemathesis_finds_nothing(stack: Stack, who: str, tmp_path: Path) -> N
             *("--checks", "all", "--exclude-checks", "positive_data_acceptance"),
             *("--max-examples", os.environ.get("SCHEMATHESIS_EXAMPLES", "10"), "--seed", "1", "--no-color"),
             # A busy machine is slow, which says nothing of the service.
-            *("--request-timeout", "60", "--suppress-health-check", "all"),
+            *("--request-timeout", "60", "--suppress-health-check", "all", "--warnings", "off"),
         ],
         cwd=tmp_path,
         env=stack.env,

@@ -223,7 +223,7 @@ def main() -> int:
     """Runs it; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak.parity", description=__doc__.split("\n")[0])
     parser.add_argument("--orders", type=int, default=10_000)
-    parser.add_argument("--scale", type=float, default=0.5, help="of the world (%(default)s)")
+    parser.add_argument("--scale", type=float, default=0.1, help="of the world (%(default)s)")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="default: a random one")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="parity-") as name:

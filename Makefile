@@ -140,6 +140,14 @@ conformance-athena: setup-dev ## All classes of dbt-tests-adapter that dbt-athen
 soak-realtime: setup-dev ## 10 minutes of credit orders while everything is killed (SOAK="--seconds 60 --seed 7")
 	@$(BIN)/python -m tests.soak.realtime $(SOAK)
 
+.PHONY: parity-realtime
+parity-realtime: setup-dev ## 10,000 orders decided online and recomputed in the warehouse (SOAK="--orders 500")
+	@$(BIN)/python -m tests.soak.parity $(SOAK)
+
+.PHONY: bench-realtime
+bench-realtime: setup-dev ## Orders accepted and decided a second, and how soon (docs/benchmarks.md)
+	@$(BIN)/python -m benchmarks.realtime
+
 ##@ Help
 .PHONY: help
 help: ## This list

@@ -5,38 +5,59 @@
 PostgreSQL waits for the disk at every commit here, unlike the sandbox's. The load comes from a process of its
 own. First as fast as answers come (the maximum), with the worker stopped; then, with it, at 70 % of that
 maximum by the clock: an order's latency counts from when it was due, so a service that falls behind shows it.
-At last a steady few hundred a second, with a bureau that takes its time, from order to decision.
+Then a steady few hundred a second, with a bureau that takes its time, from order to decision. At last the
+decision's transaction alone, as the worker runs it, beside pgbench with the same statement: one order in
+each, on as many connections.
+
+The log of the database is written once before anything is measured, so that its files are used again as in a
+server that has run for a while: making a new one stops every commit for as long as the disk takes.
 """
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import uvloop
 
+from realtime.bureau import Bureau
+from realtime.database import open_pool
+from realtime.decisions import RECORD, Decider, evaluation_id
+from realtime.policy import Inputs, load_policies
+from realtime.settings import Clock
+from sandbox.postgres import _BIN
 from sandbox.third_party.faults import Faults
 from tests.soak.realtime import Stack, order_body
 
 ROOT = Path(__file__).resolve().parents[1]
-DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "max_wal_size": "8GB"}
+DURABLE = {
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    "max_wal_size": "8GB",
+    "min_wal_size": "1GB",
+}
 
 
 def main() -> int:
     """Measures and prints; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.realtime", description=__doc__.split("\n")[0])
     parser.add_argument("--seconds", type=float, default=10, help="of each measurement (%(default)s)")
-    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--connections", type=int, default=256)
     parser.add_argument(
         "--bureau", type=float, default=0.1, help="seconds that the bureau takes (%(default)s)"
     )
@@ -59,6 +80,7 @@ def main() -> int:
 
 def _measure(stack: Stack, given: argparse.Namespace) -> None:
     stack.ask_to_stop("worker")
+    _fill_log(stack)
     _run(stack, given, None, 2)  # warm
     best = _run(stack, given, None, given.seconds)
     _show("maximum, closed loop", best)
@@ -85,6 +107,109 @@ def _measure(stack: Stack, given: argparse.Namespace) -> None:
         f" p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms of {count:,}"
         f" (accepted: p99 {accepted['p99']:.1f} ms)"
     )
+
+    stack.ask_to_stop("service")
+    stack.ask_to_stop("worker")
+    asyncio.run(_compare_decisions(stack, given.seconds))
+
+
+def _fill_log(stack: Stack) -> None:
+    """Lets the log's files be there, to be used again."""
+    with stack.connect() as connection:
+        connection.execute(
+            "create table filler as select repeat(md5(n::text), 60) as t from generate_series(1, 250000) as n"
+        )
+        connection.execute("drop table filler")
+        connection.execute("checkpoint")
+
+
+async def _compare_decisions(stack: Stack, seconds: float) -> None:
+    """Decisions a second, one in each transaction: by the worker's own code, and by pgbench."""
+    connections, count = 4, 60_000
+    with stack.connect() as connection:
+        connection.execute("create schema bench")
+        connection.execute("create sequence bench.next")
+        connection.execute(
+            "with made as (insert into app.credit_orders (order_id, customer_id, partner_id, product,"
+            " currency, requested_amount, term_months, status, created_at, updated_at)"
+            " select gen_random_uuid(), c.customer_id, c.partner_id, 'personal_loan', 'BRL', 1000, 12,"
+            " 'in_review', '2026-01-01', '2026-01-01' from generate_series(1, %s) as n"
+            " join (select row_number() over () as place, * from app.customers) as c"
+            " on c.place = 1 + n %% (select count(*) from app.customers) returning order_id)"
+            " select row_number() over () as n, order_id into bench.orders from made",
+            (2 * count,),
+        )
+        orders = [
+            row[0] for row in connection.execute("select order_id from bench.orders order by n").fetchall()
+        ]
+        template = _decision(orders[0])
+        connection.execute("alter table bench.orders add primary key (n), add column decision jsonb;")
+        connection.execute(
+            "update bench.orders set decision = jsonb_build_array(%s::jsonb"
+            " || jsonb_build_object('order_id', order_id, 'evaluation_id', gen_random_uuid()))",
+            (msgspec.json.encode(template, enc_hook=str).decode(),),
+        )
+        connection.execute("vacuum analyze")
+        connection.execute("select setval('bench.next', %s)", (count,))
+        connection.execute("checkpoint")
+    rest = iter(orders[:count])
+    done = 0
+    async with open_pool(stack.dsn, connections) as pool:
+        decider = Decider(pool, Bureau("http://127.0.0.1:1", ""), load_policies(), Clock())
+        deadline = time.perf_counter() + seconds
+
+        async def decide() -> None:
+            nonlocal done
+            while time.perf_counter() < deadline:
+                await decider._record([_decision(next(rest))])
+                done += 1
+
+        began = time.perf_counter()
+        await asyncio.gather(*(decide() for _ in range(connections)))
+        ours = done / (time.perf_counter() - began)
+    script = stack.folder / "decide.sql"
+    script.write_text(
+        RECORD.replace("$1", "(select decision from bench.orders where n = (select nextval('bench.next')))")
+        + ";\n"
+    )
+    with stack.connect() as connection:
+        connection.execute("checkpoint")
+    out = subprocess.run(
+        [
+            *(_BIN / "pgbench", "--no-vacuum", "--protocol=prepared", f"--file={script}"),
+            *(f"--client={connections}", f"--time={seconds:.0f}", stack.dsn),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    theirs = float(re.search(r"tps = ([0-9.]+)", out)[1])
+    print(
+        f"decision transactions: {ours:,.0f}/s by the worker's code, {theirs:,.0f}/s by pgbench,"
+        f" ratio {ours / theirs:.2f} ({connections} connections)"
+    )
+
+
+def _decision(order_id: uuid.UUID) -> dict[str, Any]:
+    at = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    inputs = dict.fromkeys(Inputs.__struct_fields__)
+    return {
+        "evaluation_id": evaluation_id(order_id),
+        "order_id": order_id,
+        "decision": "approve",
+        "status": "approved",
+        "score": 700,
+        "provider": "policy",
+        "model_version": "bureau-score-1",
+        "reason_codes": [],
+        "latency_ms": 100,
+        "raw_response": {"request_id": str(order_id), "inputs": inputs},
+        "evaluated_at": at,
+        "approved_amount": "1000.00",
+        "interest_rate": "0.0300",
+        "policy_version": "2025.1",
+        "requested_at": at,
+    }
 
 
 def _empty(stack: Stack) -> None:
@@ -124,7 +249,7 @@ def _show(name: str, result: dict[str, Any]) -> None:
     print(
         f"{name}: {result['per_second']:,.0f} accepted/s, p50 {result['p50']:.1f} ms,"
         f" p99 {result['p99']:.1f} ms, others {result['others']};"
-        f" the service used {result['service_cpu']:.2f} cores",
+        f" the service used {result['service_cpu']:.2f} cores; slower than 50 ms: {result['slow']}",
         flush=True,
     )
 
@@ -166,6 +291,7 @@ class _Load:
         self._idle: list[_Client] = []
         self._due: deque[float] = deque()
         self.latencies: list[float] = []
+        self.ended: list[tuple[float, float]] = []
         self.others = 0
         self.sent = 0
         self.over = False
@@ -199,6 +325,7 @@ class _Load:
     def answered(self, client: _Client, seconds: float, accepted: bool) -> None:
         """A response is whole."""
         self.latencies.append(seconds)
+        self.ended.append((time.perf_counter(), seconds))
         self.others += not accepted
         self.idle(client)
 
@@ -207,6 +334,7 @@ async def _load(given: dict[str, Any]) -> None:
     rng = random.Random(uuid.uuid4().int)
     rate = given["rate"]
     requests = [_request(rng, given) for _ in range(int((rate or 15_000) * given["seconds"]))]
+    gc.disable()  # its pauses would be taken for the service's
     load = _Load(requests, closed=rate is None)
     loop = asyncio.get_running_loop()
     began = time.perf_counter()
@@ -231,9 +359,11 @@ async def _load(given: dict[str, Any]) -> None:
         seconds = time.perf_counter() - began
         load.others += len(requests) - len(load.latencies)  # never answered
     latencies = sorted(load.latencies)
+    slow = Counter(int(at - began) for at, latency in load.ended if latency > 0.05)
     print(
         json.dumps(
             {
+                "slow": sorted(slow.items()),
                 "seconds": seconds,
                 "per_second": counted / seconds,
                 "p50": latencies[len(latencies) // 2] * 1000,

@@ -2,12 +2,15 @@
 
 import argparse
 import asyncio
+import os
 import sys
+from pathlib import Path
 from uuid import UUID
 
 from realtime import log
 from realtime.errors import RealtimeError
 from realtime.settings import Settings
+from realtime.telemetry import telemetry
 
 
 def main() -> int:
@@ -36,6 +39,17 @@ def _parser() -> argparse.ArgumentParser:
     command("serve", _serve, "take orders in over HTTP")
     work = command("work", _work, "decide orders from the queue")
     work.add_argument("--lease", type=float, default=15, help="seconds until others take over (%(default)s)")
+    load = command("load-features", _load_features, "fill the feature store from the warehouse")
+    load.add_argument(
+        "--warehouse",
+        type=Path,
+        default=Path(os.environ.get("WAREHOUSE") or "warehouse.duckdb"),
+        help="a DuckDB file (%(default)s)",
+    )
+    relay = command(
+        "relay", _relay, "hand on the outbox to the SQS queue or Kinesis stream in REALTIME_QUEUE"
+    )
+    relay.add_argument("--lease", type=float, default=15, help="seconds until others take over (%(default)s)")
     key = command("add-key", _add_key, "make an API key and print it, once")
     key.add_argument("name", help="who will use it")
     key.add_argument("--partner", help="a partner's key; without, a reviewer's")
@@ -60,7 +74,8 @@ def _serve(options: argparse.Namespace, settings: Settings) -> None:
 
     from realtime.api import Api
 
-    uvloop.run(Api(settings).run())
+    with telemetry("credit-orders"):
+        uvloop.run(Api(settings).run())
 
 
 def _work(options: argparse.Namespace, settings: Settings) -> None:
@@ -71,7 +86,25 @@ def _work(options: argparse.Namespace, settings: Settings) -> None:
     for name in ("bureau_url", "bureau_api_key"):
         if not getattr(settings, name):
             raise RealtimeError(f"{name.upper()} is not set; decisions need the credit bureau")
-    uvloop.run(run_worker(settings, options.lease))
+    with telemetry("credit-decisions"):
+        uvloop.run(run_worker(settings, options.lease))
+
+
+def _load_features(options: argparse.Namespace, settings: Settings) -> None:
+    from realtime.features import load
+
+    now = settings.clock().now()
+    for table, rows in asyncio.run(_with_pool(settings, load, options.warehouse, now)).items():
+        print(f"{table}: {rows:,} rows")
+
+
+def _relay(options: argparse.Namespace, settings: Settings) -> None:
+    import uvloop
+
+    from realtime.worker import run_relay
+
+    with telemetry("credit-relay"):
+        uvloop.run(run_relay(settings, options.lease))
 
 
 def _add_key(options: argparse.Namespace, settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """The HTTP interface: orders in, orders out, reviews. ASGI without a framework; `openapi.py` describes it."""
 
 import asyncio
+import gc
 import re
 import time
 from typing import Any
@@ -29,6 +30,7 @@ from realtime.orders import Refusal, read_order, read_review
 from realtime.policy import REASONS, load_policies
 from realtime.review import criteria, review_order
 from realtime.settings import Settings
+from realtime.telemetry import span
 
 _ORDERS = "/v1/credit-orders"
 _ORDER = re.compile(
@@ -91,6 +93,8 @@ class Api:
             helpers = [asyncio.create_task(part.run()) for part in (self._keys, self._intake)]
             for helper in helpers:
                 helper.add_done_callback(lambda task: _stop_if_failed(task, server))
+            gc.collect()
+            gc.freeze()  # what is here stays: to look through it again and again would make requests wait
             try:
                 await server.run_until_stopped()
             finally:
@@ -100,6 +104,15 @@ class Api:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
+        with span(
+            scope["method"], "SERVER", _trace_headers(scope), http__request__method=scope["method"]
+        ) as made:
+            route, status = await self._respond(scope, receive, send)
+            if made:
+                made.update_name(f"{scope['method']} {route}")
+                made.set_attributes({"http.route": route, "http.response.status_code": status})
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> tuple[str, int]:
         began = time.perf_counter()
         route, status = "other", 500
 
@@ -124,6 +137,7 @@ class Api:
             await respond_problem(watched, Refusal(500, "internal", "this is our fault; it is in our log"))
         _REQUESTS.labels(route, str(status)).inc()
         _SECONDS.labels(route).observe(time.perf_counter() - began)
+        return route, status
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> str:
         """Answers and returns the name of the route."""
@@ -187,9 +201,15 @@ class Api:
         await respond_json(send, 200, await review_order(self._pool, self._clock, order_id, review, key.name))
 
 
+def _trace_headers(scope: Scope) -> dict[str, str]:
+    return {
+        n.decode(): v.decode("latin-1") for n, v in scope["headers"] if n in (b"traceparent", b"tracestate")
+    }
+
+
 def _require(method: str, wanted: str) -> None:
     if method != wanted:
-        raise Refusal(405, "method", f"use {wanted}")
+        raise Refusal(405, "method", f"use {wanted}", allow=wanted)
 
 
 def _stop_if_failed(task: asyncio.Task, server: Server) -> None:

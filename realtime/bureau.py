@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Annotated
 from uuid import uuid4
 
@@ -18,6 +19,8 @@ import httpx
 import msgspec
 import tenacity
 from prometheus_client import Counter, Gauge, Histogram
+
+from realtime.telemetry import span, trace_headers
 
 _PATH = "/v1/scores/batch"
 MAX_SUBJECTS = 100  # a person has one or two records in the time looked at: one page of 200
@@ -53,6 +56,8 @@ class Subject:
     cpf: str
     consented_at: datetime
     requested_at: datetime
+    known_at: datetime | None = None
+    """When the bureau made the newest record that is here already."""
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -63,6 +68,7 @@ class Record(msgspec.Struct, frozen=True):
     queried_at: Annotated[datetime, msgspec.Meta(tz=True)]
     score_version: str | None = None
     negative_records: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    total_debt: Decimal | None = None
 
 
 @dataclass(frozen=True)
@@ -177,7 +183,8 @@ class Bureau:
         self.breaker.begin()
         request_id, began = str(uuid4()), time.monotonic()
         try:
-            records = await self._ask(subjects, request_id)
+            with span("ask the bureau", "CLIENT", subjects=len(subjects), request_id=request_id):
+                records = await self._ask(subjects, request_id)
         except Refused:
             self.breaker.succeeded()
             raise
@@ -194,7 +201,9 @@ class Bureau:
                 {
                     "cpf": s.cpf,
                     "consented_at": s.consented_at,
-                    "after": max(s.requested_at - _LOOK_BACK, s.consented_at - timedelta(microseconds=1)),
+                    "after": max(
+                        s.known_at or s.requested_at - _LOOK_BACK, s.consented_at - timedelta(microseconds=1)
+                    ),
                 }
                 for s in subjects
             ],
@@ -257,15 +266,19 @@ class Bureau:
                 response = await self._client.post(
                     _PATH,
                     content=body,
-                    headers={"Content-Type": "application/json", "X-Request-Id": request_id},
+                    headers={
+                        "Content-Type": "application/json",
+                        "X-Request-Id": request_id,
+                        **trace_headers(),
+                    },
                 )
             if response.status_code == 429:
                 wait = response.headers.get("Retry-After", "")
                 raise _Trouble(float(wait) if wait.isascii() and wait.isdigit() else 0.5)
-            if response.status_code in (400, 404, 413, 422):
+            if response.status_code in (400, 413, 422):
                 outcome = "refused"
                 raise Refused(str(response.status_code))
-            if response.status_code != 200:  # 401 too: an expired key is renewed, and no order is at fault
+            if response.status_code != 200:  # 401, 404 too: no order is at fault for a key or an address
                 raise _Trouble
             page = msgspec.json.decode(response.content, type=_Page)
             outcome = "answered"

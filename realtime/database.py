@@ -20,6 +20,7 @@ _SESSION = {
     "synchronous_commit": "on",
     "timezone": "UTC",
     "idle_in_transaction_session_timeout": "30s",
+    "jit": "off",
 }
 
 
@@ -39,10 +40,16 @@ def open_pool(dsn: str, size: int, settings: dict[str, str] | None = None) -> as
         dsn,
         min_size=0,
         max_size=size,
+        max_queries=10**9,
         timeout=5,
         command_timeout=10,
         server_settings=_SESSION | (settings or {}),
+        reset=_leave_as_it_is,
     )
+
+
+async def _leave_as_it_is(connection: asyncpg.Connection) -> None:
+    """Nobody here changes a session: to reset one would cost a round trip each time it is given back."""
 
 
 async def connect(dsn: str) -> asyncpg.Connection:

@@ -18,8 +18,10 @@ from realtime import bureau, log
 from realtime.bureau import Bureau, Record, Subject
 from realtime.database import UNAVAILABLE
 from realtime.errors import RealtimeError
+from realtime.features import FEATURES, keep_records, make_features
 from realtime.policy import BureauScorer, Decision, Inputs, Policies, Scorer, decide
 from realtime.settings import Clock
+from realtime.telemetry import span
 
 SCORERS: dict[str, Scorer] = {BureauScorer.model_version: BureauScorer()}
 """Every model that ever decided, by its version: the last one decides now, all of them can be replayed."""
@@ -29,8 +31,8 @@ _PROVIDER = "policy"
 # What was known at the request, of orders in review that nobody has evaluated; consents as they are now.
 _KNOWN = """
 select
-    o.order_id, o.product, o.currency, o.requested_amount, o.term_months, o.created_at, o.status,
-    c.cpf, c.monthly_income, consent.granted_at as consented_at,
+    o.order_id, o.customer_id, o.product, o.currency, o.requested_amount, o.term_months, o.created_at,
+    o.status, c.cpf, consent.granted_at as consented_at,
     evaluated.order_id is not null as is_evaluated,
     customer.orders as customer_orders, customer.amount as customer_amount, device.orders as device_orders
 from app.credit_orders as o
@@ -55,7 +57,7 @@ left join lateral (
     where
         p.customer_id = o.customer_id
         and p.created_at > o.created_at - interval '24 hours'
-        and p.created_at < o.created_at
+        and (p.created_at, p.order_id) < (o.created_at, o.order_id)
 ) as customer on true
 left join lateral (
     select count(*) as orders
@@ -63,7 +65,7 @@ left join lateral (
     where
         p.metadata ->> 'device_id' = o.metadata ->> 'device_id'
         and p.created_at > o.created_at - interval '24 hours'
-        and p.created_at < o.created_at
+        and (p.created_at, p.order_id) < (o.created_at, o.order_id)
 ) as device on true
 where o.order_id = any($1)
 """
@@ -191,13 +193,24 @@ class Decider:
                     outcomes[row["order_id"]] = Outcome("done")
                 else:
                     open_rows.append(row)
+            stored = {}
+            if open_rows:
+                found = await self._pool.fetch(FEATURES, [row["order_id"] for row in open_rows])
+                stored = {row["order_id"]: row for row in found}
+            asked_rows = await self._ask(open_rows, stored)
+            new = {
+                (row["customer_id"], asked[0])
+                for row, asked in asked_rows
+                if not isinstance(asked, Outcome) and asked[0]
+            }
+            await keep_records(self._pool, new)
             decided = []
-            for row, asked in await self._ask(open_rows):
+            for row, asked in asked_rows:
                 if isinstance(asked, Outcome):
                     outcomes[row["order_id"]] = asked
                     continue
                 try:
-                    decided.append(self._decide(row, *asked))
+                    decided.append(self._decide(row, stored[row["order_id"]], *asked))
                 except RealtimeError as error:
                     outcomes[row["order_id"]] = Outcome("failed", error=str(error))
             outcomes |= await self._record(decided)
@@ -207,7 +220,7 @@ class Decider:
         return outcomes
 
     async def _ask(
-        self, rows: list[asyncpg.Record]
+        self, rows: list[asyncpg.Record], stored: dict[UUID, asyncpg.Record]
     ) -> list[tuple[asyncpg.Record, Outcome | tuple[Record | None, bureau.Answer | None]]]:
         """What the bureau knows of the people of these orders who consented to its being asked."""
         with_consent = [row for row in rows if row["consented_at"]]
@@ -216,7 +229,10 @@ class Decider:
             return found
         try:
             answer = await self._bureau.ask(
-                [Subject(r["cpf"], r["consented_at"], r["created_at"]) for r in with_consent]
+                [
+                    Subject(r["cpf"], r["consented_at"], r["created_at"], stored[r["order_id"]]["queried_at"])
+                    for r in with_consent
+                ]
             )
         except bureau.Unavailable as error:
             return found + [(row, Outcome("later", wait=error.wait)) for row in with_consent]
@@ -224,14 +240,20 @@ class Decider:
             if len(with_consent) == 1:
                 failed = Outcome("failed", error=f"the bureau refuses to answer ({error})")
                 return [*found, (with_consent[0], failed)]
-            singly = await asyncio.gather(*(self._ask([row]) for row in with_consent))
+            singly = await asyncio.gather(*(self._ask([row], stored) for row in with_consent))
             return found + [pair for pairs in singly for pair in pairs]
         return found + [(row, (answer.records.get(row["cpf"]), answer)) for row in with_consent]
 
     def _decide(
-        self, row: asyncpg.Record, record: Record | None, answer: bureau.Answer | None
+        self,
+        row: asyncpg.Record,
+        stored: asyncpg.Record,
+        record: Record | None,
+        answer: bureau.Answer | None,
     ) -> dict[str, Any]:
         policy = self._policies.in_force(row["created_at"])
+        has_consent = row["consented_at"] is not None
+        features, record = make_features(stored, record, may_use_bureau=has_consent)
         inputs = Inputs(
             policy_version=policy.policy_version,
             product=row["product"],
@@ -239,8 +261,8 @@ class Decider:
             requested_amount=row["requested_amount"],
             term_months=row["term_months"],
             requested_at=row["created_at"],
-            monthly_income=row["monthly_income"],
-            has_bureau_consent=row["consented_at"] is not None,
+            monthly_income=features.monthly_income,
+            has_bureau_consent=has_consent,
             bureau_score=record.score if record else None,
             bureau_score_version=record.score_version if record else None,
             bureau_queried_at=record.queried_at if record else None,
@@ -248,6 +270,7 @@ class Decider:
             customer_orders_24h=row["customer_orders"],
             customer_amount_24h=row["customer_amount"],
             device_orders_24h=row["device_orders"],
+            features=features,
         )
         decision = decide(inputs, self._policies, self._scorer)
         evidence = Evidence(
@@ -279,7 +302,8 @@ class Decider:
             return {}
         try:
             # uuid.UUID: the driver's own is unknown to msgspec
-            written = await self._pool.fetch(RECORD, msgspec.json.encode(decided, enc_hook=str).decode())
+            with span("record decisions", db__system__name="postgresql", orders=len(decided)):
+                written = await self._pool.fetch(RECORD, msgspec.json.encode(decided, enc_hook=str).decode())
         except UNAVAILABLE:
             raise
         except asyncpg.PostgresError as error:
@@ -314,7 +338,7 @@ async def replay(pool: asyncpg.Pool, order_id: UUID, policies: Policies) -> list
         raise RealtimeError("there is no automatic decision of this order")
     stored = msgspec.json.decode(row["raw_response"] or "{}")
     given = stored.get("inputs") or {}
-    missing = sorted(set(Inputs.__struct_fields__) - given.keys())
+    missing = sorted(set(Inputs.__struct_fields__) - given.keys() - {"features"})
     if missing:
         raise RealtimeError(f"the decision cannot be made again: stored inputs lack {', '.join(missing)}")
     scorer = SCORERS.get(row["model_version"])

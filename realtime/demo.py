@@ -11,6 +11,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections import Counter
@@ -30,6 +31,8 @@ from realtime.settings import Settings
 from sandbox import control
 from sandbox.errors import SandboxError
 from sandbox.loader import read_world
+from sandbox.orphans import die_with_parent
+from sandbox.third_party.server import create_server
 
 _ORDERS = "/v1/credit-orders"
 _RATE = 5  # orders a second
@@ -37,7 +40,8 @@ _RATE = 5  # orders a second
 
 def main() -> int:
     """Runs until Ctrl-C or SIGTERM; returns the exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell has turned the first one off
+        signal.signal(number, signal.default_int_handler)
     world = None
     try:
         world = control.up(progress=lambda text: print(f"  {text} …", flush=True))
@@ -46,6 +50,13 @@ def main() -> int:
         print("stopping", flush=True)
     except (RealtimeError, SandboxError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except httpx.HTTPError as error:
+        kind = type(error).__name__
+        print(
+            f"error: the service does not answer ({kind}): see {world.folder / 'realtime.log'}",
+            file=sys.stderr,
+        )
         return 1
     finally:
         if world and world.started:
@@ -60,26 +71,38 @@ def _run(world: control.Status) -> None:
             "select partner_id, cpf from app.customers order by customer_id"
         ).fetchall()
     migrate(world.dsn)
+    tomorrow = world.world_date + timedelta(days=1)
+    # A bureau of the orders' own day: the world's is a day behind, and what it learns of a customer meanwhile
+    # would be in the warehouse and not in the decision.
+    bureau = create_server(world.world, world.seed or 0, tomorrow, 0, bureau_key, log=lambda line: None)
+    threading.Thread(target=bureau.serve_forever, daemon=True).start()
     os.environ |= {
         "REALTIME_DSN": world.dsn,
-        "BUREAU_URL": f"http://127.0.0.1:{world.port}",
+        "BUREAU_URL": bureau.url,
         "BUREAU_API_KEY": bureau_key,
-        "REALTIME_DATE": (world.world_date + timedelta(days=1)).isoformat(),
+        "REALTIME_DATE": tomorrow.isoformat(),
     }
     settings = Settings.from_environment()
     keys = asyncio.run(_keys(world.dsn, sorted({partner for partner, _ in customers})))
     url = f"http://{settings.realtime_host}:{settings.realtime_port}"
     log = (world.folder / "realtime.log").open("ab")
     with contextlib.ExitStack() as running:
+        running.callback(bureau.shutdown)
         running.callback(log.close)
+        processes = []
         for command in ("serve", "work"):
             # In a session of their own: Ctrl-C is for this process, which then ends them in order.
             process = subprocess.Popen(
-                [sys.executable, "-m", "realtime", command], stdout=log, stderr=log, start_new_session=True
+                [sys.executable, "-m", "realtime", command],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=die_with_parent(signal.SIGTERM),
             )
+            processes.append(process)
             running.callback(process.wait)
             running.callback(process.terminate)
-        _wait(url, Path(log.name))
+        _wait(url, processes, Path(log.name))
         print(f"\norders: {url}/v1/credit-orders   described: {url}/openapi.json   figures: {url}/metrics")
         print(
             f"a partner's key: {next(iter(keys.values()))} ({next(iter(keys))})   a reviewer's: {keys['']}\n"
@@ -95,9 +118,9 @@ async def _keys(dsn: str, partners: list[str]) -> dict[str, str]:
         return keys | {"": await add_key(pool, "demo reviewer", None, 10, 20)}
 
 
-def _wait(url: str, log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+def _wait(url: str, processes: list[subprocess.Popen], log: Path) -> None:
+    deadline = time.monotonic() + 180  # a busy machine imports slowly
+    while time.monotonic() < deadline and all(process.poll() is None for process in processes):
         with contextlib.suppress(httpx.HTTPError):
             if httpx.get(f"{url}/healthz").status_code == 200:
                 return

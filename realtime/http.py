@@ -64,6 +64,8 @@ async def respond_problem(send: Send, refusal: Refusal) -> None:
     headers = []
     if refusal.wait is not None:
         headers.append((b"retry-after", b"%d" % refusal.wait))
+    if refusal.allow:
+        headers.append((b"allow", refusal.allow.encode()))
     if refusal.status == 401:
         headers.append((b"www-authenticate", b"ApiKey"))
     if refusal.status in (408, 413):

@@ -18,20 +18,37 @@ from realtime import log
 from realtime.database import UNAVAILABLE
 from realtime.orders import OrderRequest, Refusal
 from realtime.settings import Clock
+from realtime.telemetry import span
 
 CHANNEL = "realtime_outbox"
 """Told when there is something to decide."""
 
+# A customer's orders are stored one after the other, each dated when its turn has come: whoever decides an
+# order sees all that are older. Milliseconds, since the warehouse has no finer ones.
 _ACCEPT = """
 with request as (
     select *
     from unnest(
         $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::numeric[], $8::int[],
-        $9::jsonb[], $10::timestamptz[]
+        $9::jsonb[]
     ) with ordinality as r (
-        order_id, partner_id, cpf, product, purpose, currency, requested_amount, term_months, metadata,
-        received_at, place
+        order_id, partner_id, cpf, product, purpose, currency, requested_amount, term_months, metadata, place
     )
+),
+known as (
+    select r.*, c.customer_id
+    from request as r
+    join app.customers as c on c.cpf = r.cpf and c.partner_id = r.partner_id
+    order by hashint8(c.customer_id)  -- all take the locks in one order, so nobody waits in a circle
+),
+locked as materialized (
+    select known.*, pg_advisory_xact_lock($12, hashint8(customer_id))
+    from known
+),
+dated as materialized (
+    select *, date_trunc('milliseconds', clock_timestamp()) + $11::interval as at
+    from locked
+    order by place
 ),
 accepted as (
     insert into app.credit_orders (
@@ -39,13 +56,12 @@ accepted as (
         status, metadata, created_at, updated_at
     )
     select
-        r.order_id, c.customer_id, r.partner_id, r.product, r.purpose, r.currency, r.requested_amount,
-        r.term_months, 'in_review', r.metadata, r.received_at, r.received_at
-    from request as r
-    join app.customers as c on c.cpf = r.cpf and c.partner_id = r.partner_id
-    order by r.order_id  -- two transactions with the same orders wait for each other, never in a circle
+        order_id, customer_id, partner_id, product, purpose, currency, requested_amount, term_months,
+        'in_review', metadata, at, at
+    from dated
+    order by order_id  -- two transactions with the same orders wait for each other, never in a circle
     on conflict (order_id) do nothing
-    returning order_id, customer_id
+    returning order_id, customer_id, created_at
 ),
 queued as (
     insert into realtime.outbox (order_id, customer_id)
@@ -53,11 +69,12 @@ queued as (
     from accepted as a
     join request as r using (order_id)
     order by r.place
-    returning order_id
 )
-select order_id, pg_notify($11::text, '')
-from queued
+select order_id, created_at, (select pg_notify($10::text, ''))
+from accepted
 """
+_CUSTOMER_LOCK = 0x6F726472
+"""Of the advisory locks: the second half is the customer."""
 
 _FIND = """
 select
@@ -80,7 +97,6 @@ _BATCH = Histogram(
 class _Waiting:
     order: OrderRequest
     partner_id: str
-    received_at: datetime
     receipt: "asyncio.Future[datetime]"
 
 
@@ -89,7 +105,7 @@ class Intake:
 
     Args:
         pool: of at least `writers` connections.
-        clock: says when an order is made.
+        clock: how far the time of business is from the database's.
         batch: orders in one transaction, at most.
         writers: transactions at the same time.
         max_waiting: more orders than these are turned away until some are through.
@@ -104,6 +120,7 @@ class Intake:
         self._writers = writers
         self._max_waiting = max_waiting
         self._waiting: deque[_Waiting] = deque()
+        self._busy: set[str] = set()  # customers of the transactions under way
         self._arrived = asyncio.Event()
 
     async def submit(self, order: OrderRequest, partner_id: str) -> datetime:
@@ -116,7 +133,7 @@ class Intake:
         if len(self._waiting) >= self._max_waiting:
             raise Refusal(503, "busy", "too many orders are waiting; repeat the request later", wait=1)
         receipt = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(order, partner_id, self._clock.now(), receipt))
+        self._waiting.append(_Waiting(order, partner_id, receipt))
         self._arrived.set()
         return await receipt
 
@@ -135,6 +152,8 @@ class Intake:
                 continue
             _WAITING.set(len(self._waiting))
             _BATCH.observe(len(batch))
+            customers = {w.order.cpf for w in batch}
+            self._busy |= customers
             try:
                 await self._store(batch)
             except UNAVAILABLE as error:
@@ -144,15 +163,20 @@ class Intake:
                 # One of them may be at fault: the others must not suffer.
                 log.event("batch_failed", "error", orders=len(batch), error=type(error).__name__)
                 await self._store_singly(batch)
+            finally:
+                self._busy -= customers
 
     def _take(self) -> list[_Waiting]:
-        """The next ones, no two of the same id: the second is compared with the first once that is stored."""
+        """The next ones, no two of the same id: the second is compared with the first once that is stored.
+
+        A customer of a transaction under way waits for its end here, so that nobody waits in the database.
+        """
         taken, again = {}, []
         while self._waiting and len(taken) < self._batch:
             waiting = self._waiting.popleft()
             if waiting.receipt.done():
                 continue  # whoever sent it is gone
-            if waiting.order.order_id in taken:
+            if waiting.order.order_id in taken or waiting.order.cpf in self._busy:
                 again.append(waiting)
             else:
                 taken[waiting.order.order_id] = waiting
@@ -163,11 +187,17 @@ class Intake:
         for waiting in batch:
             try:
                 await self._store([waiting])
+            except UNAVAILABLE as error:
+                log.event("database_unavailable", "error", at="intake", error=type(error).__name__)
+                self._turn_away([waiting])
             except Exception as error:
+                # To repeat it would be no use.
                 log.event(
                     "order_failed", "error", order_id=waiting.order.order_id, error=type(error).__name__
                 )
-                self._turn_away([waiting])
+                if not waiting.receipt.done():
+                    refusal = Refusal(500, "internal", "this is our fault; it is in our log")
+                    waiting.receipt.set_exception(refusal)
 
     async def _store(self, batch: list[_Waiting]) -> None:
         columns = zip(
@@ -182,14 +212,20 @@ class Intake:
                     w.order.requested_amount,
                     w.order.term_months,
                     msgspec.json.encode(w.order.metadata).decode(),
-                    w.received_at,
                 )
                 for w in batch
             ),
             strict=True,
         )
+        with span("store orders", db__system__name="postgresql", orders=len(batch)):
+            await self._store_columns(batch, columns)
+
+    async def _store_columns(self, batch: list[_Waiting], columns: Iterable[tuple]) -> None:
         async with self._pool.acquire() as connection:
-            accepted = {row[0] for row in await connection.fetch(_ACCEPT, *map(list, columns), CHANNEL)}
+            rows = await connection.fetch(
+                _ACCEPT, *map(list, columns), CHANNEL, self._clock.offset, _CUSTOMER_LOCK
+            )
+            accepted = {row[0]: row[1] for row in rows}
             rest = [w for w in batch if w.order.order_id not in accepted]
             found = {}
             if rest:  # a new snapshot: what another transaction has just stored is in it
@@ -200,7 +236,7 @@ class Intake:
             if w.receipt.done():
                 continue
             if w.order.order_id in accepted:
-                w.receipt.set_result(w.received_at)
+                w.receipt.set_result(accepted[w.order.order_id])
             else:
                 self._compare(w, found.get(w.order.order_id))
 

@@ -8,7 +8,7 @@ from realtime.orders import OrderRequest, ReviewRequest
 from realtime.policy import REASONS, Policies
 
 _UUID = {"type": "string", "format": "uuid", "pattern": "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"}
-_AMOUNT = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$", "examples": ["1500.00"]}
+_AMOUNT = {"type": "string", "pattern": r"^[0-9]{1,20}(\.[0-9]{1,20})?$", "examples": ["1500.00"]}
 _TIME = {"type": "string", "format": "date-time"}
 _STATUS = {"enum": ["in_review", "approved", "rejected", "cancelled"]}
 
@@ -16,12 +16,14 @@ _STATUS = {"enum": ["in_review", "approved", "rejected", "cancelled"]}
 def document(policies: Policies) -> dict[str, Any]:
     """OpenAPI 3.1 of the whole interface."""
     _, schemas = msgspec.json.schema_components(
-        [OrderRequest, ReviewRequest], ref_template="#/components/schemas/{name}"
+        [OrderRequest, ReviewRequest],
+        ref_template="#/components/schemas/{name}",
+        schema_hook=lambda kind: {"anyOf": [_AMOUNT, {"type": "number", "minimum": 0}]},
     )
+    schemas = _with_json_patterns(schemas)
     schemas["OrderRequest"]["properties"]["product"]["enum"] = policies.products()
-    schemas["OrderRequest"]["properties"]["requested_amount"] = {
-        "anyOf": [_AMOUNT, {"type": "number", "exclusiveMinimum": 0}],
-        "description": "At most two decimals, within the limits of the product",
+    schemas["OrderRequest"]["properties"]["requested_amount"] |= {
+        "description": "At most two decimals, within the limits of the product"
     }
     schemas["ReviewRequest"]["properties"]["reason_codes"]["items"]["enum"] = sorted(REASONS)
     schemas |= {
@@ -109,6 +111,16 @@ def document(policies: Policies) -> dict[str, Any]:
             "securitySchemes": {"key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"}},
         },
     }
+
+
+def _with_json_patterns(schema: Any) -> Any:
+    """Python's end of a text is another than that of JSON Schema."""
+    if isinstance(schema, dict):
+        return {
+            name: part.replace(r"\Z", "$") if name == "pattern" else _with_json_patterns(part)
+            for name, part in schema.items()
+        }
+    return [_with_json_patterns(part) for part in schema] if isinstance(schema, list) else schema
 
 
 def _object(**properties: Any) -> dict[str, Any]:

@@ -19,7 +19,13 @@ class Refusal(Exception):
     """A request that is answered with a problem (RFC 9457). Its texts name fields and never hold a value."""
 
     def __init__(
-        self, status: int, kind: str, detail: str, pointer: str | None = None, wait: int | None = None
+        self,
+        status: int,
+        kind: str,
+        detail: str,
+        pointer: str | None = None,
+        wait: int | None = None,
+        allow: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -29,6 +35,12 @@ class Refusal(Exception):
         """JSON pointer of the field at fault."""
         self.wait = wait
         """Seconds after which to ask again."""
+        self.allow = allow
+        """The method that is allowed instead."""
+
+
+class Amount(Decimal):
+    """A decimal as JSON: a text of digits with or without a point, or a number."""
 
 
 class Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -47,7 +59,7 @@ class OrderRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     cpf: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{11}\Z", description="11 digits of a CPF, checked")]
     product: _Name
     currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z")]
-    requested_amount: Decimal
+    requested_amount: Amount
     term_months: Annotated[int, msgspec.Meta(ge=1, le=600)]
     purpose: _Name | None = None
     metadata: Metadata = Metadata()
@@ -58,14 +70,26 @@ class ReviewRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     review_id: UUID
     outcome: Literal["approve", "reject"]
-    reason: Annotated[str, msgspec.Meta(min_length=10, max_length=500, description="No personal data")]
+    reason: Annotated[
+        str,
+        msgspec.Meta(min_length=10, max_length=500, pattern=r"^[^\u0000]*\Z", description="No personal data"),
+    ]
     reason_codes: Annotated[list[str], msgspec.Meta(max_length=6)] = []
-    approved_amount: Decimal | None = None
-    interest_rate: Decimal | None = None
+    approved_amount: Amount | None = None
+    interest_rate: Amount | None = None
 
 
-_ORDER = msgspec.json.Decoder(OrderRequest)
-_REVIEW = msgspec.json.Decoder(ReviewRequest)
+def _to_amount(kind: type, value: Any) -> Amount:
+    if isinstance(value, str) and _DIGITS.fullmatch(value):
+        return Amount(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return Amount(repr(value))
+    raise ValueError("Expected a decimal")
+
+
+_DIGITS = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?", re.ASCII)
+_ORDER = msgspec.json.Decoder(OrderRequest, dec_hook=_to_amount)
+_REVIEW = msgspec.json.Decoder(ReviewRequest, dec_hook=_to_amount)
 _PATH = re.compile(r" - at `\$(.*)`\Z")
 _QUOTED = re.compile(r"['`].*['`]", re.DOTALL)
 _PERSONAL = re.compile(r"[^\s@]+@[^\s@]+|[0-9]{3}\.?[0-9]{3}\.?[0-9]{3}-?[0-9]{2}", re.ASCII)

@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from realtime.errors import RealtimeError
+from realtime.features import Features
 
 LOW_SCORE = "LOW_SCORE"
 INCOME_COMMITMENT = "INCOME_COMMITMENT"
@@ -60,6 +61,8 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What they asked for, in the same currency."""
     device_orders_24h: int
     """Other orders from the same device in those hours, whoever made them; 0 without a device."""
+    features: Features | None = None
+    """What a scorecard looks at; None in decisions that were made before there was one."""
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,17 +18,29 @@ from realtime.database import UNAVAILABLE, connect
 from realtime.intake import CHANNEL
 
 
+class QueueUnavailable(Exception):
+    """The queue does not answer now; its text is the kind of error."""
+
+
 @dataclass(frozen=True)
 class Message:
-    """An order to decide. `attempts` counts the deliveries, this one included."""
+    """An order to decide."""
 
     message_id: int
+    """Of the outbox; the same on every queue."""
     order_id: UUID
+    customer_id: int
     attempts: int
+    """Deliveries, this one included."""
+    handle: str = ""
+    """What the queue calls this delivery, where it has a name of its own for it."""
 
 
 class Queue(Protocol):
     """What a worker asks of a queue."""
+
+    max_deliveries: int
+    """A message that was delivered more often has ended its workers."""
 
     async def receive(self, limit: int) -> list[Message]:
         """Up to `limit` messages, no two of one customer; none where nothing waits."""
@@ -69,7 +81,7 @@ update realtime.outbox as o
 set available_at = clock_timestamp() + $2, attempts = o.attempts + 1
 from heads
 where o.message_id = heads.message_id and o.created_at = heads.created_at
-returning o.message_id, o.order_id, o.attempts
+returning o.message_id, o.order_id, o.customer_id, o.attempts
 """
 _ACKNOWLEDGE = """
 update realtime.outbox set done_at = clock_timestamp() where message_id = any($1) and done_at is null
@@ -90,6 +102,11 @@ with buried as (
 )
 insert into realtime.dead_letters (message_id, order_id, customer_id, attempts, error)
 select message_id, order_id, customer_id, attempts, $2 from buried
+"""
+_KEEP = """
+insert into realtime.dead_letters (message_id, order_id, customer_id, attempts, error)
+values ($1, $2, $3, $4, $5)
+on conflict (message_id) do nothing
 """
 _REPLAY = """
 with risen as (
@@ -115,6 +132,8 @@ class PostgresQueue:
         pool: for everything else.
         lease: seconds that a worker has for what it received.
     """
+
+    max_deliveries = 10
 
     def __init__(self, dsn: str, pool: asyncpg.Pool, lease: float) -> None:
         self._dsn = dsn
@@ -148,7 +167,7 @@ class PostgresQueue:
     async def bury(self, message: Message, error: str) -> None:
         """See `Queue`."""
         await self._pool.execute(_BURY, message.message_id, error)
-        log.event("dead_letter", "error", order_id=message.order_id, attempts=message.attempts, error=error)
+        _tell_dead(message, error)
 
     async def listen(self) -> None:
         """Hears of new messages, until cancelled. Without it they are found a little later."""
@@ -166,6 +185,18 @@ class PostgresQueue:
             except (*UNAVAILABLE, asyncpg.PostgresError) as error:
                 log.event("database_unavailable", "error", at="queue", error=type(error).__name__)
             await asyncio.sleep(0.5)
+
+
+async def keep_dead_letter(pool: asyncpg.Pool, message: Message, error: str) -> None:
+    """Keeps a message of another queue as a dead letter; once, however often it is buried."""
+    await pool.execute(
+        _KEEP, message.message_id, message.order_id, message.customer_id, message.attempts, error
+    )
+    _tell_dead(message, error)
+
+
+def _tell_dead(message: Message, error: str) -> None:
+    log.event("dead_letter", "error", order_id=message.order_id, attempts=message.attempts, error=error)
 
 
 async def replay_dead_letters(pool: asyncpg.Pool, order_id: UUID | None = None) -> int:

@@ -40,7 +40,7 @@ async def review_order(
             " order by evaluated_at limit 1",
             order_id,
         )
-        evidence = {"reviewer": reviewer, "review": msgspec.to_builtins(review)}
+        evidence = {"reviewer": reviewer, "review": msgspec.to_builtins(review, enc_hook=str)}
         known = await connection.fetchrow(
             "select order_id, raw_response, evaluated_at from app.risk_evaluations where evaluation_id = $1",
             review.review_id,

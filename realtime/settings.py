@@ -1,6 +1,7 @@
 """Settings of the service, from the environment; `.env.example` lists them."""
 
 import os
+import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -18,6 +19,8 @@ class Settings:
     """Where orders come in; 0 takes any free port."""
     realtime_worker_port: int = 8091
     """Where the worker answers /healthz and /metrics; 0 takes any free port."""
+    realtime_queue: str = "postgres"
+    """Where the worker finds orders: `postgres`, the URL of an SQS FIFO queue, or `kinesis:<stream>`."""
     bureau_url: str = ""
     bureau_api_key: str = ""
     realtime_date: str = ""
@@ -39,6 +42,11 @@ class Settings:
                 if not given[name].isdigit() or int(given[name]) > 65535:
                     raise RealtimeError(f"{name.upper()} must be a port: 0 to 65535")
                 given[name] = int(given[name])
+        queue = given["realtime_queue"]
+        if queue and queue != "postgres" and not re.match(r"https?://|kinesis:.", queue):
+            raise RealtimeError(
+                "REALTIME_QUEUE must be postgres, the URL of an SQS FIFO queue, or kinesis:<stream>"
+            )
         return cls(**{name: value for name, value in given.items() if value is not None})
 
     def clock(self) -> "Clock":

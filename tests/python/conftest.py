@@ -37,6 +37,8 @@ SLOW = (
     *sorted(SHARING_PIPELINES),
     "test_demo.py",
     "test_realtime.py",
+    "test_realtime_features.py",
+    "test_realtime_aws.py",
     "test_warehouse_core.py",
     "test_sandbox.py",
     "test_local_athena.py",

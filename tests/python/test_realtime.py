@@ -1,7 +1,9 @@
 """From an order over HTTP to its decision, on a real PostgreSQL, a real bureau and real processes."""
 
 import asyncio
+import gzip
 import json
+import os
 import random
 import re
 import signal
@@ -14,6 +16,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +181,9 @@ def test_who_may_call_how_often_and_with_what(stack: Stack, people: Iterator) ->
     assert call(stack, "POST", path, b"{", key)[0] == 400
     assert call(stack, "POST", path, body | {"cpf": "52998224724"}, key)[1]["errors"][0]["pointer"] == "/cpf"
     assert call(stack, "GET", "/v1", None, key)[0] == 404
+    for amount in ("1e3", "1_000", " 800", True, "NaN"):
+        status, problem, _ = call(stack, "POST", path, body | {"requested_amount": amount}, key)
+        assert (status, problem["errors"][0]["pointer"]) == (422, "/requested_amount")
 
     with stack.connect() as connection:
         connection.execute(
@@ -207,6 +213,32 @@ def test_every_route_is_described(stack: Stack) -> None:
     text = json.dumps(document)
     for name in set(re.findall(r"#/components/schemas/(\w+)", text)):
         assert name in document["components"]["schemas"]
+
+
+@pytest.mark.parametrize("who", ["partner", "reviewer"])
+def test_schemathesis_finds_nothing(stack: Stack, who: str, tmp_path: Path) -> None:
+    key = stack.keys[""] if who == "reviewer" else next(key for name, key in stack.keys.items() if name)
+
+    done = subprocess.run(
+        [
+            *(Path(sys.executable).with_name("schemathesis"), "run", f"{stack.url}/openapi.json"),
+            *("--header", f"X-Api-Key: {key}", "--phases", "examples,coverage,fuzzing"),
+            # A customer's CPF cannot be guessed, so what fits the schema need not be accepted.
+            *("--checks", "all", "--exclude-checks", "positive_data_acceptance"),
+            *("--max-examples", os.environ.get("SCHEMATHESIS_EXAMPLES", "10"), "--seed", "1", "--no-color"),
+            # A busy machine is slow, which says nothing of the service.
+            *("--request-timeout", "60", "--suppress-health-check", "all", "--warnings", "off"),
+        ],
+        cwd=tmp_path,
+        env=stack.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert re.search(r"\b[1-9][0-9]* passed", done.stdout)
+    assert "failed" not in done.stdout
 
 
 def test_without_consent_the_bureau_is_not_asked(stack: Stack, people: Iterator) -> None:
@@ -245,6 +277,46 @@ def test_many_orders_at_once_are_for_a_person_to_judge(stack: Stack, people: Ite
     assert codes == [[], [], ["FRAUD_SUSPECTED"]]
 
 
+def test_an_order_that_the_database_refuses_harms_no_other(stack: Stack, people: Iterator) -> None:
+    orders = [(partner, order_body(RNG, cpf)) for partner, cpf in (next(people) for _ in range(16))]
+    orders[7][1]["purpose"] = "refused"
+    with stack.connect() as connection:
+        connection.execute(
+            "alter table app.credit_orders add constraint a_test check (purpose <> 'refused') not valid"
+        )
+        with ThreadPoolExecutor(16) as threads:
+            answers = list(threads.map(lambda order: post(stack, *order), orders))
+        connection.execute("alter table app.credit_orders drop constraint a_test")
+
+    # Not 503: to repeat it would be no use.
+    assert [status for status, _ in answers] == [202] * 7 + [500] + [202] * 8
+    stack.wait_until_decided()
+
+
+def test_whoever_decides_an_order_sees_all_that_are_older(stack: Stack, people: Iterator) -> None:
+    partner, cpf = next(people)
+    bodies = [order_body(RNG, cpf) for _ in range(40)]
+    with ThreadPoolExecutor(16) as threads:
+        assert {status for status, _ in threads.map(lambda b: post(stack, partner, b), bodies)} == {202}
+    stack.wait_until_decided()
+
+    with stack.connect() as connection:
+        rows = connection.execute(
+            "select o.created_at, (raw_response #>> '{inputs,features,prior_orders}')::int"
+            " from app.credit_orders as o join app.risk_evaluations using (order_id)"
+            " where customer_id = (select customer_id from app.customers where cpf = %s)"
+            " and metadata ? 'device_id'",
+            (cpf,),
+        ).fetchall()
+        before = connection.execute(
+            "select count(*) from app.credit_orders where created_at < '2026-01-01' and customer_id ="
+            " (select customer_id from app.customers where cpf = %s)",
+            (cpf,),
+        ).fetchone()[0]
+    assert len(rows) == 40
+    assert [n for _, n in rows] == [before + sum(other < at for other, _ in rows) for at, _ in rows]
+
+
 def test_a_person_reviews(stack: Stack, people: Iterator) -> None:
     partner, order = decided(stack, people, "rejected")
     order_id = order["order_id"]
@@ -263,6 +335,8 @@ def test_a_person_reviews(stack: Stack, people: Iterator) -> None:
         "interest_rate": "0.05",
     }
     key = stack.keys[""]
+    # PostgreSQL's JSON holds no such character.
+    assert call(stack, "POST", path, refusal | {"reason": "nothing new\0 was handed in"}, key)[0] == 422
 
     upheld = call(stack, "POST", path, refusal, key)
     overturned = call(stack, "POST", path, approval, key)
@@ -523,6 +597,74 @@ def test_health_metrics_and_logs_without_personal_data(stack: Stack) -> None:
     assert '"event": "serving"' in log
     assert [cpf for _, cpf in stack.customers() if cpf in log] == []
     assert [key for key in stack.keys.values() if key in log] == []
+
+
+def test_traces_and_figures_go_out_over_otlp(stack: Stack, people: Iterator) -> None:
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    received: list[tuple[str, bytes]] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers.get("Content-Encoding") == "gzip":
+                body = gzip.decompress(body)
+            received.append((self.path, body))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    collector = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+    thread = threading.Thread(target=collector.serve_forever)
+    thread.start()
+    url = f"http://127.0.0.1:{collector.server_port}"
+    partner, cpf = next(people)
+    body = order_body(RNG, cpf)
+    caller = "4bf92f3577b34da6a3ce929d0e0e4736"
+    try:
+        stack.environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": url}
+        for name in ("service", "worker"):
+            assert stack.ask_to_stop(name) == 0
+            stack.start(name)
+        stack.wait_until_healthy()
+        headers = {"traceparent": f"00-{caller}-00f067aa0ba902b7-01"}
+        assert call(stack, "POST", "/v1/credit-orders", body, stack.keys[partner], **headers)[0] == 202
+        stack.wait_until_decided()
+    finally:
+        stack.environment = {}
+        for name in ("service", "worker"):
+            assert stack.ask_to_stop(name) == 0  # what is left is sent at the end
+            stack.start(name)
+        stack.wait_until_healthy()
+        collector.shutdown()
+        thread.join()
+        collector.server_close()
+
+    spans: dict[str, Any] = {}
+    figures: dict[str, list[Any]] = {}
+    for path, content in received:
+        if path == "/v1/traces":
+            for resource in ExportTraceServiceRequest.FromString(content).resource_spans:
+                spans |= {s.name: s for scope in resource.scope_spans for s in scope.spans}
+        elif path == "/v1/metrics":
+            for resource in ExportMetricsServiceRequest.FromString(content).resource_metrics:
+                for scope in resource.scope_metrics:
+                    for figure in scope.metrics:
+                        figures.setdefault(figure.name, []).append(figure)
+    posted = spans["POST post_order"]
+    assert posted.trace_id.hex() == caller
+    assert {"decide orders", "ask the bureau", "record decisions", "store orders"} <= spans.keys()
+    assert spans["ask the bureau"].parent_span_id == spans["decide orders"].span_id
+    assert max(f.sum.data_points[0].as_double for f in figures["realtime_orders_accepted"]) == 1
+    durations = [p for f in figures["realtime_http_seconds"] for p in f.histogram.data_points]
+    assert all(sum(p.bucket_counts) == p.count for p in durations)
+    assert max(p.count for p in durations) >= 1
+    everything = b"".join(content for _, content in received)
+    assert [c for _, c in stack.customers() if c.encode() in everything] == []
+    assert stack.keys[partner].encode() not in everything
 
 
 def test_the_next_ingestion_run_lands_these_orders(stack: Stack, new_folder: Callable[[str], Path]) -> None:

@@ -129,15 +129,15 @@ def test_one_call_in_a_hundred_is_hedged_under_its_own_id() -> None:
     ids: list[str] = []
 
     class Slow(BaseHTTPRequestHandler):
-        """Keeps every 20th call waiting."""
+        """Keeps every 50th call waiting: longer than a busy machine keeps most others."""
 
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             ids.append(self.headers["X-Request-Id"])
-            if len(ids) % 20 == 0:
-                time.sleep(0.5)
+            if len(ids) % 50 == 0:
+                time.sleep(1.5)
             body = json.dumps({"data": [], "next_page_token": None}).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))

@@ -25,6 +25,7 @@ import time
 import urllib.request
 import uuid
 from collections import Counter
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date
@@ -61,11 +62,13 @@ class Stack:
     """Of the bureau."""
     settings: dict[str, str] = field(default_factory=dict)
     """Of PostgreSQL."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """More settings of the processes that are started from now on."""
     keys: dict[str, str] = field(default_factory=dict, repr=False)
     """API keys by partner; `""` is the reviewer's."""
 
     def __enter__(self) -> "Stack":
-        self.port, self.worker_port, self.bureau_port = _free_ports(3)
+        self.port, self.worker_port, self.bureau_port = free_ports(3)
         self.url = f"http://127.0.0.1:{self.port}"
         self._processes: dict[str, subprocess.Popen] = {}
         self._bureau: Any = None
@@ -106,14 +109,18 @@ class Stack:
     @property
     def env(self) -> dict[str, str]:
         """The settings of service and worker."""
-        return os.environ | {
-            "REALTIME_DSN": self.dsn,
-            "REALTIME_PORT": str(self.port),
-            "REALTIME_WORKER_PORT": str(self.worker_port),
-            "BUREAU_URL": f"http://127.0.0.1:{self.bureau_port}",
-            "BUREAU_API_KEY": BUREAU_KEY,
-            "REALTIME_DATE": DAY.isoformat(),
-        }
+        return (
+            os.environ
+            | {
+                "REALTIME_DSN": self.dsn,
+                "REALTIME_PORT": str(self.port),
+                "REALTIME_WORKER_PORT": str(self.worker_port),
+                "BUREAU_URL": f"http://127.0.0.1:{self.bureau_port}",
+                "BUREAU_API_KEY": BUREAU_KEY,
+                "REALTIME_DATE": DAY.isoformat(),
+            }
+            | self.environment
+        )
 
     def connect(self) -> psycopg.Connection:
         """A connection that commits every statement."""
@@ -129,11 +136,15 @@ class Stack:
             )
             self._bureau.start()
         else:
-            command = ["serve"] if name == "service" else ["work", "--lease", str(self.lease)]
+            command = {
+                "service": ["serve"],
+                "worker": ["work", "--lease", str(self.lease)],
+                "relay": ["relay", "--lease", str(self.lease)],
+            }[name]
             self._processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "realtime", *command],
                 cwd=ROOT,
-                env=self.env,
+                env=self.env | ({"REALTIME_WORKER_PORT": "0"} if name == "relay" else {}),
                 stdout=self._log,
                 stderr=self._log,
             )
@@ -163,17 +174,18 @@ class Stack:
         self._processes[name].send_signal(signal.SIGTERM)
         return self._processes[name].wait(30)
 
-    def wait_until_healthy(self) -> None:
-        """Returns once service and worker say that they are well, and the bureau listens."""
+    def wait_until_healthy(self, names: Collection[str] = ("service", "worker")) -> None:
+        """Returns once these say that they are well, and the bureau listens."""
         deadline = time.monotonic() + PATIENCE
         while socket.socket().connect_ex(("127.0.0.1", self.bureau_port)):
             if time.monotonic() > deadline:
                 raise AssertionError("the bureau does not listen")
             time.sleep(0.05)
-        for port in (self.port, self.worker_port):
+        ports = {"service": self.port, "worker": self.worker_port}
+        for name in names:
             while True:
                 try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5).close()
+                    urllib.request.urlopen(f"http://127.0.0.1:{ports[name]}/healthz", timeout=5).close()
                     break
                 except OSError:
                     if time.monotonic() > deadline:
@@ -226,7 +238,8 @@ def _serve_bureau(port: int, faults: Faults) -> None:
     server.serve_forever()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens on now."""
     sockets = [socket.socket() for _ in range(count)]
     for s in sockets:
         s.bind(("127.0.0.1", 0))

@@ -1,7 +1,8 @@
 """What the policy says of an order, as a pure function of what was known: the same inputs, the same decision.
 
-Thresholds are data (`credit_policy.csv`, `product_terms.csv`), one version valid from a day until the next
-begins. A decision names its version and is stored with its inputs, so it can be made again at any time.
+Thresholds are data (`seeds/credit_policy.csv`, `seeds/product_terms.csv`, which the warehouse reads too),
+one version valid from a day until the next begins. A decision names its version and is stored with its
+inputs, so it can be made again at any time.
 """
 
 import csv
@@ -170,8 +171,8 @@ class Policies:
 
 @cache
 def load_policies() -> Policies:
-    """The policies that come with the service."""
-    folder = Path(__file__).parent
+    """The policies of the project's seeds."""
+    folder = Path(__file__).resolve().parents[1] / "seeds"
 
     def rows(name: str, kind: type) -> list:
         with (folder / name).open(encoding="utf-8", newline="") as file:

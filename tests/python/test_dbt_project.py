@@ -205,7 +205,7 @@ def test_models_keep_to_their_layers(manifest: dict[str, Any]) -> None:
         "quarantine": {"raw", "staging", "quarantine"},
         "staging": {"raw", "quarantine", "reference"},
         "intermediate": {"staging", "intermediate"},
-        "marts": {"staging", "intermediate", "marts"},
+        "marts": {"staging", "intermediate", "marts", "reference"},
     }
     prefixes = {"quarantine": "quarantine_", "staging": "stg_", "intermediate": "int_", "marts": ""}
     schema_of = {

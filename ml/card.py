@@ -26,7 +26,7 @@ class ScorecardError(Exception):
 
 @dataclass(frozen=True)
 class Band:
-    """Values from `min_value` up to but not including `max_value`; None is no bound. Band 0: unknown values."""
+    """Values from `min_value` up to but not including `max_value`; None is no bound. Band 0: unknown."""
 
     feature: str
     band: int
@@ -142,7 +142,7 @@ def load(folder: Path = SEEDS) -> dict[str, Scorecard]:
             cards[version] = _typed(Scorecard, row, bands=tuple(points.get(version, ())))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ScorecardError(
-            f"the scorecard in {folder} cannot be read ({error}): train one with `python -m ml.scorecard train`"
+            f"the scorecard in {folder} cannot be read ({error}): train one by `python -m ml.scorecard train`"
         ) from error
     return cards
 

@@ -48,7 +48,7 @@ def train_command(
     until: Annotated[
         str | None,
         typer.Option(
-            help="Last day on which labels were due (YYYY-MM-DD); default the latest request's day."
+            help="Last day on which labels were due (YYYY-MM-DD); default that of the latest request."
         ),
     ] = None,
     label: Annotated[
@@ -62,8 +62,8 @@ def train_command(
         bool,
         typer.Option(
             "--allow-backfilled",
-            help="Also learn from orders whose attributes landed only after the request, as all of a history do"
-            " that was landed at once.",
+            help="Also learn from orders whose attributes landed only after the request, as those of a"
+            " history do that was landed at once.",
         ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the folds and of the bootstrap.")] = 1,
@@ -111,16 +111,24 @@ def features() -> list[str]:
 
 
 _LABELS = {
-    "default_12m": "label_default is not null and label_due_on <= $until",
-    "outcome": "repayment_outcome in ('defaulted', 'paid_off')",
+    "default_12m": """
+        select order_id, label_default as defaulted
+        from marts.ml_credit_risk_features
+        where label_default is not null and label_due_on <= $until
+    """,
+    "outcome": """
+        select order_id, repayment_outcome = 'defaulted' as defaulted
+        from marts.credit_decisions
+        where repayment_outcome in ('defaulted', 'paid_off') and requested_date <= $until
+    """,
 }
 
 
 def read_orders(warehouse: Path, label: str, until: date | None, allow_backfilled: bool) -> Orders:
     """Labelled orders of a DuckDB warehouse.
 
-    A label counts from the day on which every label of its kind is known: before it the known ones are those of
-    the loans that went wrong early.
+    A label counts from the day it is due: of younger loans only those are known that went wrong, or were
+    repaid, early.
 
     Args:
         warehouse: a DuckDB file with the schema `marts`.
@@ -137,7 +145,6 @@ def read_orders(warehouse: Path, label: str, until: date | None, allow_backfille
         raise ScorecardError(f"{warehouse} does not exist: run `dbt build` first, or give --warehouse")
     names = features()
     columns = ", ".join(f"cast(f.{name} as double) as {name}" for name in names)
-    defaulted = "label_default" if label == "default_12m" else "d.repayment_outcome = 'defaulted'"
     try:
         with duckdb.connect(str(warehouse), read_only=True) as connection:
             if until is None:
@@ -146,22 +153,21 @@ def read_orders(warehouse: Path, label: str, until: date | None, allow_backfille
             # the names are those of dbt_project.yml, the conditions ours
             query = f"""
                 select
-                    f.order_id, f.customer_id, f.requested_date, f.is_backfilled, {columns},
-                    {defaulted} as defaulted
+                    f.order_id, f.customer_id, f.requested_date, f.is_backfilled, labels.defaulted, {columns}
                 from marts.ml_credit_risk_features as f
-                inner join marts.credit_decisions as d using (order_id)
-                where {_LABELS[label]}
+                inner join ({_LABELS[label]}) as labels using (order_id)
                 order by f.order_id
             """  # noqa: S608
-            found = connection.execute(query, {"until": until} if "$until" in query else None).fetchnumpy()
+            found = connection.execute(query, {"until": until}).fetchnumpy()
     except duckdb.Error as error:
         raise ScorecardError(f"{warehouse} has no features to read: {error}") from error
     rows = _orders(found, names)
     kept = np.ones(len(rows), bool) if allow_backfilled else ~np.asarray(found["is_backfilled"], bool)
     if len(rows) and not kept.any():
         raise ScorecardError(
-            f"all of {len(rows)} labelled orders have attributes that landed after the request (is_backfilled), which"
-            " may say more than was known then; --allow-backfilled learns from them all the same"
+            f"all of {len(rows)} labelled orders have attributes that landed after the request"
+            " (is_backfilled), which may say more than was known then; --allow-backfilled learns from them"
+            " all the same"
         )
     return rows.take(np.flatnonzero(kept))
 
@@ -184,7 +190,8 @@ def _add(trained: Scorecard, seeds: Path, replace: bool) -> str:
         return f"{name} is in {seeds} already, unchanged"
     if name in cards and not replace:
         raise ScorecardError(
-            f"{seeds} has another {name}; a version that has decided must stay: choose a new name, or --replace"
+            f"{seeds} has another {name}; a version that has decided must stay: choose a new name, or"
+            " --replace"
         )
     card.save(cards | {name: trained}, seeds)
     return f"{name} is written into {seeds / card.CARDS} and {card.POINTS}"
@@ -195,8 +202,8 @@ def _report(trained: Scorecard, fit: Fit) -> None:
     for feature, reason in fit.left_out.items():
         _out.print(f"left out: {feature} ({reason})", soft_wrap=True, highlight=False)
     _out.print(
-        f"on orders it was not trained on: Gini {fit.gini:.3f} (95 %: {fit.gini_low:.3f} to {fit.gini_high:.3f}),"
-        f" KS {fit.ks:.3f}",
+        f"on orders it was not trained on: Gini {fit.gini:.3f} (95 %: {fit.gini_low:.3f} to"
+        f" {fit.gini_high:.3f}), KS {fit.ks:.3f}",
         soft_wrap=True,
         highlight=False,
     )
@@ -206,9 +213,8 @@ def _report(trained: Scorecard, fit: Fit) -> None:
 
 def _print(shown: Scorecard) -> None:
     in_force = f"in force from {shown.valid_from}" if shown.valid_from else "a candidate"
-    table = Table(
-        title=f"scorecard {shown.scorecard_version}, {in_force}: {shown.base_points} points, and of each feature"
-    )
+    name = f"scorecard {shown.scorecard_version}, {in_force}"
+    table = Table(title=f"{name}: {shown.base_points} points, and of each feature")
     for name, justify in (
         ("feature", "left"),
         ("values", "left"),
@@ -228,8 +234,8 @@ def _print(shown: Scorecard) -> None:
         )
     _out.print(table)
     _out.print(
-        f"trained on {shown.orders} orders requested from {shown.trained_from} to {shown.trained_until}, of which"
-        f" {shown.defaults} defaulted; {shown.base_score} points are odds of {shown.base_odds:g} to 1,"
+        f"trained on {shown.orders} orders requested from {shown.trained_from} to {shown.trained_until}, of"
+        f" which {shown.defaults} defaulted; {shown.base_score} points are odds of {shown.base_odds:g} to 1,"
         f" {shown.points_to_double_odds} more double them",
         soft_wrap=True,
         highlight=False,

@@ -1,11 +1,11 @@
-"""Makes a scorecard of labelled orders: bands from the data, weights of evidence, logistic regression, points.
+"""Makes a scorecard of labelled orders: bands from the data, weight of evidence, logistic regression, points.
 
 Siddiqi, "Credit Risk Scorecards" (2006), is the source of the method: weight of evidence, information value,
 and points by base odds and points to double the odds.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 import numpy as np
@@ -13,10 +13,10 @@ import numpy as np
 from ml.card import MISSING, Band, Scorecard, ScorecardError
 
 BASE_SCORE, BASE_ODDS, POINTS_TO_DOUBLE_ODDS = 600, 20.0, 40
-_QUANTILES = 15
+_QUANTILES = 20
 _FOLDS = 5
 _FEWEST_DEFAULTS = 20
-_LEAST_INFORMATION = 0.02
+_LEAST_INFORMATION = 0.01
 """Information value below which a feature is left out, beyond what chance alone gives it."""
 _BOOTSTRAPS = 1_000
 
@@ -50,7 +50,7 @@ class Orders:
 
 @dataclass(frozen=True)
 class Fit:
-    """What training found: points per band, and how well that tells bad orders from good ones it has not seen."""
+    """What training found: points per band, and how well they rank orders they have not seen."""
 
     bands: tuple[Band, ...]
     base_points: int
@@ -210,15 +210,7 @@ def _fit(orders: Orders) -> tuple[tuple[Band, ...], int, dict[str, str]]:
         return (), 0, left_out
     factor = POINTS_TO_DOUBLE_ODDS / math.log(2)
     scored = tuple(
-        Band(
-            b.feature,
-            b.band,
-            b.min_value,
-            b.max_value,
-            round(-factor * weights[feature] * weight),
-            b.orders,
-            b.defaults,
-        )
+        replace(b, points=round(-factor * weights[feature] * weight))
         for feature, (bands, evidence) in found.items()
         for b, weight in zip(bands, evidence, strict=True)
     )
@@ -229,8 +221,8 @@ def _fit(orders: Orders) -> tuple[tuple[Band, ...], int, dict[str, str]]:
 def make_bands(feature: str, values: np.ndarray, defaulted: np.ndarray) -> tuple[Band, ...]:
     """Bands of a feature, without points: quantiles, merged until the default rate only rises or only falls.
 
-    The direction is that of the rank correlation with default. Unknown values are band 0, always there, so that
-    an order can be scored whose value is unknown though no order of the training data's was.
+    The direction is that of the rank correlation with default. Unknown values are band 0, always there: an
+    order can be scored whose value is unknown, though that of no order of the training data was.
     """
     known = ~np.isnan(values)
     cuts = _cuts(values[known])

@@ -68,6 +68,16 @@ supported as (
 
 ),
 
+bounded as (
+
+    select
+        *,
+        {{ wilson_low('defaults', 'loans') }} as default_rate_low,
+        {{ wilson_high('defaults', 'loans') }} as default_rate_high
+    from supported
+
+),
+
 final as (
 
     select
@@ -77,9 +87,9 @@ final as (
         is_estimated,
         cast(loans as bigint) as loans_behind_rate,
         cast(defaults as double) / nullif(cast(loans as double), 0) as default_rate,
-        case when is_estimated then {{ wilson_low('defaults', 'loans') }} end as default_rate_low,
-        case when is_estimated then {{ wilson_high('defaults', 'loans') }} end as default_rate_high
-    from supported
+        case when is_estimated then default_rate_low end as default_rate_low,
+        case when is_estimated then default_rate_high end as default_rate_high
+    from bounded
 
 )
 

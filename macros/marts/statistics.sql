@@ -11,15 +11,18 @@
 {%- endmacro %}
 
 {% macro _wilson_end(hits, cases, sign) -%}
-    {%- set n = 'nullif(cast(' ~ cases ~ ' as double), 0)' -%}
+    {%- set n = 'cast(' ~ cases ~ ' as double)' -%}
     {%- set share = '(cast(' ~ hits ~ ' as double) / ' ~ n ~ ')' -%}
     {%- set z = 'cast(1.96 as double)' -%}
-    greatest(cast(0 as double), least(cast(1 as double), (
-            {{ share }} + {{ z }} * {{ z }} / (2 * {{ n }})
-            {{ sign }} {{ z }} * sqrt(
-                ({{ share }} * (1 - {{ share }}) + {{ z }} * {{ z }} / (4 * {{ n }})) / {{ n }}
-            )
-        ) / (1 + {{ z }} * {{ z }} / {{ n }})))
+    case
+            when {{ cases }} > 0
+                then greatest(cast(0 as double), (
+                    {{ share }} + {{ z }} * {{ z }} / (2 * {{ n }})
+                    {{ sign }} {{ z }} * sqrt(
+                        ({{ share }} * (1 - {{ share }}) + {{ z }} * {{ z }} / (4 * {{ n }})) / {{ n }}
+                    )
+                ) / (1 + {{ z }} * {{ z }} / {{ n }}))
+        end
 {%- endmacro %}
 
 
@@ -28,9 +31,12 @@
     of either.
 #}
 {% macro auc_standard_error(auc, bads, goods) -%}
-    sqrt(greatest(cast(0 as double), (
-            {{ auc }} * (1 - {{ auc }})
-            + ({{ bads }} - 1) * ({{ auc }} / (2 - {{ auc }}) - {{ auc }} * {{ auc }})
-            + ({{ goods }} - 1) * (2 * {{ auc }} * {{ auc }} / (1 + {{ auc }}) - {{ auc }} * {{ auc }})
-        ) / nullif(cast({{ bads }} as double) * cast({{ goods }} as double), 0)))
+    case
+            when {{ bads }} > 0 and {{ goods }} > 0
+                then sqrt(greatest(cast(0 as double), (
+                    {{ auc }} * (1 - {{ auc }})
+                    + ({{ bads }} - 1) * ({{ auc }} / (2 - {{ auc }}) - {{ auc }} * {{ auc }})
+                    + ({{ goods }} - 1) * (2 * {{ auc }} * {{ auc }} / (1 + {{ auc }}) - {{ auc }} * {{ auc }})
+                ) / (cast({{ bads }} as double) * cast({{ goods }} as double))))
+        end
 {%- endmacro %}

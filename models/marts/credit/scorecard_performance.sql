@@ -117,10 +117,14 @@ final as (
         cast(bads as double) / nullif(loans, 0) as default_rate,
         cast(expected_millionths as double) / 1000000 / nullif(loans, 0) as expected_default_rate,
         gini,
-        greatest(gini - cast(3.92 as double) * auc_error, cast(-1 as double)) as gini_low,
-        least(gini + cast(3.92 as double) * auc_error, cast(1 as double)) as gini_high,
+        -- 1.96 standard errors of the AUC on either side, twice over for the Gini
+        case when gini is not null then greatest(gini - cast(3.92 as double) * auc_error, cast(-1 as double)) end
+            as gini_low,
+        case when gini is not null then least(gini + cast(3.92 as double) * auc_error, cast(1 as double)) end
+            as gini_high,
         ks
     from measured
+    where loans > 0
 
 )
 

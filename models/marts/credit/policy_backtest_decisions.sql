@@ -224,10 +224,12 @@ final as (
         cast(score as integer) as bureau_score_at_request,
         case
             when score is null then 'unknown'
+            -- the last band takes the best score of all
+            when score >= 950 then '950-1000'
             else
-                lpad(cast(cast(floor(score / cast(50 as double)) * 50 as integer) as varchar), 3, '0')
+                lpad(cast(cast(score as integer) - mod(cast(score as integer), 50) as varchar), 3, '0')
                 || '-'
-                || lpad(cast(cast(floor(score / cast(50 as double)) * 50 + 49 as integer) as varchar), 3, '0')
+                || lpad(cast(cast(score as integer) - mod(cast(score as integer), 50) + 49 as varchar), 3, '0')
         end as score_band,
         is_backfilled,
 

@@ -14,6 +14,8 @@ from ml.card import MISSING, Band, Scorecard, ScorecardError
 
 BASE_SCORE, BASE_ODDS, POINTS_TO_DOUBLE_ODDS = 600, 20.0, 40
 _QUANTILES = 20
+_DEFAULTS_PER_QUANTILE = 5
+"""Few defaults make few bands: with one or two in each, points would be those of chance."""
 _FOLDS = 5
 _FEWEST_DEFAULTS = 20
 _LEAST_INFORMATION = 0.01
@@ -225,7 +227,7 @@ def make_bands(feature: str, values: np.ndarray, defaulted: np.ndarray) -> tuple
     order can be scored whose value is unknown, though that of no order of the training data was.
     """
     known = ~np.isnan(values)
-    cuts = _cuts(values[known])
+    cuts = _cuts(values[known], min(_QUANTILES, int(defaulted.sum()) // _DEFAULTS_PER_QUANTILE))
     place = np.searchsorted(cuts, values[known], side="right")
     orders = np.bincount(place, minlength=len(cuts) + 1).astype(float)
     bad = np.bincount(place, defaulted[known], minlength=len(cuts) + 1)
@@ -249,11 +251,11 @@ def make_bands(feature: str, values: np.ndarray, defaulted: np.ndarray) -> tuple
     )
 
 
-def _cuts(values: np.ndarray) -> np.ndarray:
+def _cuts(values: np.ndarray, quantiles: int) -> np.ndarray:
     """Bounds between quantiles, rounded to four digits: people read them. No quantile is empty."""
-    if not len(values):
+    if not len(values) or quantiles < 2:
         return np.array([])
-    raw = np.quantile(values, np.linspace(0, 1, _QUANTILES + 1)[1:-1], method="higher")
+    raw = np.quantile(values, np.linspace(0, 1, quantiles + 1)[1:-1], method="higher")
     cuts = np.unique([float(f"{cut:.4g}") for cut in raw])
     filled = np.bincount(np.searchsorted(cuts, values, side="right"), minlength=len(cuts) + 1)
     while (filled == 0).any():

@@ -29,7 +29,7 @@ from sandbox.worlds.synthetic.world import SyntheticWorld
 
 DAY = timedelta(days=1)
 MARTS = (
-    "approval_funnel_by_partner refusal_reasons refusal_reasons_by_partner policy_backtest"
+    "approval_funnel approval_funnel_by_partner refusal_reasons refusal_reasons_by_partner policy_backtest"
     " policy_backtest_by_partner scorecard_performance scorecard_stability"
 ).split()
 

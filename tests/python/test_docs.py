@@ -16,9 +16,7 @@ from sandbox.settings import Settings as SandboxSettings
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-FOLDERS = (
-    "ingestion|models|seeds|snapshots|macros|tests|profiles|sandbox|docs|offline_packages|benchmarks|realtime|ml"
-)
+FOLDERS = "ingestion|models|seeds|snapshots|macros|tests|profiles|sandbox|docs|offline_packages|benchmarks|realtime|ml"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -18,17 +18,7 @@ bands as (
 -- one row per order and feature
 unpivoted as (
 
-    {% for feature in var('scorecard_features') -%}
-    select
-        order_id,
-        partner_id,
-        '{{ feature }}' as feature,
-        cast({{ feature }} as double) as feature_value
-    from features
-    {% if not loop.last -%}
-    union all
-    {% endif -%}
-    {%- endfor %}
+    {{ scorecard_values('features') }}
 
 ),
 

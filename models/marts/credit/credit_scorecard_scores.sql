@@ -26,7 +26,7 @@ ranked as (
     select
         *,
         row_number() over (
-            partition by order_id, scorecard_version order by points_lost desc, feature
+            partition by order_id, scorecard_version order by points_lost desc, feature asc
         ) as place
     from points
 

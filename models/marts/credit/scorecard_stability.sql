@@ -141,7 +141,7 @@ compared as (
         months.month,
         reference_bands.bands,
         reference_bands.all_orders,
-        greatest(cast(coalesce(monthly_bands.orders, 0) as double), cast(0.5 as double)) / months.orders as share,
+        greatest(cast(coalesce(monthly_bands.orders, 0) as double), cast(0.5 as double)) / months.orders as month_share,
         cast(reference_bands.orders as double) / reference_bands.all_orders as reference_share
     from months
     inner join reference_bands on months.scorecard_version = reference_bands.scorecard_version
@@ -161,7 +161,7 @@ indexed as (
         max(bands) as bands,
         max(all_orders) as reference_orders,
         -- whole billionths: a sum of doubles depends on its order
-        sum(cast(round((share - reference_share) * ln(share / reference_share) * 1000000000) as bigint))
+        sum(cast(round((month_share - reference_share) * ln(month_share / reference_share) * 1000000000) as bigint))
             as index_billionths
     from compared
     group by 1, 2

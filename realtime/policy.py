@@ -1,7 +1,8 @@
 """What the policy says of an order, as a pure function of what was known: the same inputs, the same decision.
 
-Thresholds are data (`credit_policy.csv`, `product_terms.csv`), one version valid from a day until the next
-begins. A decision names its version and is stored with its inputs, so it can be made again at any time.
+Thresholds are data (`seeds/credit_policy.csv`, `seeds/product_terms.csv`, which the warehouse reads too),
+one version valid from a day until the next begins. A decision names its version and is stored with its
+inputs, so it can be made again at any time.
 """
 
 import csv
@@ -117,7 +118,8 @@ class Policy(msgspec.Struct, frozen=True):
     """One version of the thresholds."""
 
     policy_version: str
-    valid_from: date
+    valid_from: date | None
+    """None: a candidate, in force on no day."""
     min_score: int
     review_margin: int
     """So near to min_score, on either side, a person decides."""
@@ -136,7 +138,7 @@ class Policies:
     """All versions of the policy and of the terms of products."""
 
     def __init__(self, policies: Iterable[Policy], terms: Iterable[Terms]) -> None:
-        self._policies = sorted(policies, key=lambda p: p.valid_from)
+        self._policies = {p.policy_version: p for p in policies}
         self._terms = {(t.policy_version, t.product): t for t in terms}
 
     def in_force(self, at: datetime) -> Policy:
@@ -146,21 +148,23 @@ class Policies:
             RealtimeError: none was in force yet.
         """
         day = at.astimezone(_ZONE).date()
-        for policy in reversed(self._policies):
-            if policy.valid_from <= day:
-                return policy
-        raise RealtimeError("no policy is in force: credit_policy.csv begins later than this request")
+        begun = [p for p in self._policies.values() if p.valid_from is not None and p.valid_from <= day]
+        if not begun:
+            raise RealtimeError("no policy is in force: credit_policy.csv begins later than this request")
+        return max(begun, key=lambda p: p.valid_from)
 
     def version(self, name: str) -> Policy:
-        """The policy of this name.
+        """The policy of this name, candidates too.
 
         Raises:
             RealtimeError: there is none.
         """
-        for policy in self._policies:
-            if policy.policy_version == name:
-                return policy
-        raise RealtimeError(f"policy {name} is missing: put its rows back into credit_policy.csv")
+        try:
+            return self._policies[name]
+        except KeyError:
+            raise RealtimeError(
+                f"policy {name} is missing: put its rows back into credit_policy.csv"
+            ) from None
 
     def products(self) -> list[str]:
         """The names of everything that was ever sold."""
@@ -173,12 +177,15 @@ class Policies:
 
 @cache
 def load_policies() -> Policies:
-    """The policies that come with the service."""
-    folder = Path(__file__).parent
+    """The policies of the project's seeds."""
+    folder = Path(__file__).resolve().parents[1] / "seeds"
 
     def rows(name: str, kind: type) -> list:
         with (folder / name).open(encoding="utf-8", newline="") as file:
-            return [msgspec.convert(row, kind, strict=False) for row in csv.DictReader(file)]
+            return [
+                msgspec.convert({name: text or None for name, text in row.items()}, kind, strict=False)
+                for row in csv.DictReader(file)
+            ]
 
     return Policies(rows("credit_policy.csv", Policy), rows("product_terms.csv", Terms))
 

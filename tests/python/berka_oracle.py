@@ -51,6 +51,12 @@ def orders_disbursed(berka_dir: Path, day: date) -> dict[date, int]:
     )
 
 
+def outcomes(berka_dir: Path, day: date) -> dict[str, int]:
+    """Loans by the bank's status: A ended well, B ended unpaid, C runs well, D runs in debt."""
+    query = "select status, count(*) from loan where strptime(date, '%y%m%d') <= $day group by 1"
+    return dict(_bank(berka_dir).execute(query, {"day": day}).fetchall())
+
+
 def disbursed_amount(berka_dir: Path, day: date) -> CashFlow:
     """The loans' amounts per month of the loan's date, up to `day`."""
     return dict(

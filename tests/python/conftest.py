@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DBT = Path(sys.executable).with_name("dbt")
 SHARING_PIPELINES = {
     "test_berka.py",
+    "test_credit.py",
     "test_dbt_project.py",
     "test_finance_marts.py",
     "test_known_at.py",

@@ -4,7 +4,11 @@ A test that needs a warehouse takes it from the fixtures `berka_day1` and `berka
 above those needs neither PostgreSQL nor dbt.
 """
 
+import os
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -17,6 +21,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from conftest import ROOT
 
 from sandbox.errors import SandboxError
 from sandbox.worlds.base import KEYS, SCHEMAS, TABLES
@@ -428,6 +433,61 @@ def test_default_rates_by_region_and_year_equal_the_files(berka_files, berka_day
     assert sum(loans for loans, _ in expected.values()) == 682
     assert sum(defaults for _, defaults in expected.values()) == 31
     assert_same({row[:2]: row[2:] for row in rows}, expected)
+
+
+def test_vintages_by_year_equal_the_files_as_long_as_the_ledger_is_complete(berka_files, berka_day2):
+    with duckdb.connect(berka_day2.warehouse, read_only=True) as marts:
+        rows = marts.execute(
+            "select year(vintage_month), sum(loans), sum(disbursed_amount) from marts.loan_vintages"
+            " where months_on_book = 0 group by 1"
+        ).fetchall()
+    # the last month-end of the complete ledger is that of February 1994
+    loans, amounts = oracle.orders_disbursed(berka_files, DAY_2), oracle.disbursed_amount(berka_files, DAY_2)
+    covered = [month for month in loans if month <= date(1994, 2, 1)]
+    expected = {
+        year: (
+            sum(loans[month] for month in covered if month.year == year),
+            sum(amounts[month] for month in covered if month.year == year),
+        )
+        for year in (1993, 1994)
+    }
+    assert all(count > 5 for count, _ in expected.values()), expected
+    assert {row[0]: row[1:] for row in rows} == expected
+
+
+def test_a_scorecard_says_what_so_few_loans_allow(berka_files, berka_day2):
+    """By the lender's word 31 of 234 finished loans defaulted: too few to show that anything tells them apart."""
+
+    def train(*options: str) -> subprocess.CompletedProcess:
+        command = (
+            sys.executable,
+            "-m",
+            "ml.scorecard",
+            "train",
+            "--version",
+            "b",
+            "--dry-run",
+            "--allow-backfilled",
+        )
+        return subprocess.run(
+            (*command, "--warehouse", str(berka_day2.warehouse), *options),
+            cwd=ROOT, env=os.environ | {"COLUMNS": "200"}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    said = train("--label", "outcome").stdout
+    finished, defaulted = map(
+        int, re.search(r"trained on (\d+) orders .* of which (\d+) defaulted", said).groups()
+    )
+    bank = oracle.outcomes(berka_files, DAY_2)
+    assert (finished, defaulted) == (bank["A"] + bank["B"], bank["B"]) == (234, 31)
+    gini, low, high = map(float, re.search(r"Gini (\S+) \(95 %: (\S+) to (\S+)\)", said).groups())
+    assert low < gini < high
+    assert high - low > 0.3
+    assert ("the interval holds 0" in said) == (low <= 0)
+    # where the ledger is complete no loan is a year old: nothing can be learned of the first twelve months
+    refused = train()
+    assert refused.returncode == 1
+    assert "0 of 0 labelled orders defaulted; a scorecard needs at least 20" in refused.stderr
 
 
 def test_due_and_overdue_equal_the_files_as_long_as_the_ledger_is_complete(berka_files, berka_day2):

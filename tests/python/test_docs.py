@@ -16,7 +16,7 @@ from sandbox.settings import Settings as SandboxSettings
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-FOLDERS = "ingestion|models|seeds|snapshots|macros|tests|profiles|sandbox|docs|offline_packages|benchmarks|realtime|reporting"
+FOLDERS = "ingestion|models|seeds|snapshots|macros|tests|profiles|sandbox|docs|offline_packages|benchmarks|realtime|reporting|ml"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -32,7 +32,7 @@ def test_every_path_and_target_exists(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_every_command_is_known(page: Path) -> None:
     for module, command in set(
-        re.findall(r"python -m (ingestion|sandbox|realtime) ([a-z-]+)", page.read_text())
+        re.findall(r"python -m (ingestion|sandbox|realtime|ml\.scorecard) ([a-z-]+)", page.read_text())
     ):
         done = subprocess.run(
             [sys.executable, "-m", module, command, "--help"], cwd=ROOT, capture_output=True, check=False

@@ -85,6 +85,15 @@ def test_a_policy_holds_from_its_first_day_in_brazil() -> None:
         policies.in_force(datetime(2023, 12, 31, tzinfo=UTC))
 
 
+def test_a_candidate_is_asked_by_its_name_and_never_in_force() -> None:
+    policies = load_policies()
+
+    assert policies.version("2026.1-candidate").valid_from is None
+    assert policies.in_force(datetime(2099, 1, 1, tzinfo=UTC)).valid_from is not None
+    candidate = msgspec.structs.replace(GOOD, policy_version="2026.1-candidate", bureau_score=580)
+    assert decide(candidate, policies, BureauScorer()).outcome == "review"
+
+
 def test_every_reason_is_a_word_of_the_warehouse() -> None:
     with (ROOT / "seeds/reason_code_mapping.csv").open(encoding="utf-8") as file:
         assert set(REASONS) == {row["source_value"] for row in csv.DictReader(file)}

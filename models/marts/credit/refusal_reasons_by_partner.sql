@@ -1,0 +1,1 @@
+{{ refusal_reasons(by=['partner_id']) }}

@@ -19,6 +19,10 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: setup ## From a lender's database to marts; run again for the world's next day (WORLD=berka: a real bank)
 	@$(BIN)/python -m sandbox.demo
 
+.PHONY: athena
+athena: setup-dev ## The same path on Athena: a local one, with a real Trino behind it (docs/athena.md)
+	@$(BIN)/python -m sandbox.athena
+
 .PHONY: docs
 docs: setup ## Serve the documentation and lineage graph of the last build (DOCS_PORT=8080)
 	@$(BIN)/python -m sandbox.docs
@@ -38,7 +42,10 @@ setup: $(VENV)/.installed dbt_packages/.installed ## Install what the demo needs
 clean: ## Remove the worlds, lakes and warehouses that the demo made
 	@for world in synthetic berka; do \
 		if [ -d .sandbox/$$world ]; then \
-			SANDBOX_DIR=.sandbox $(BIN)/python -m sandbox down --world $$world --wipe || exit 1; fi; done
+			SANDBOX_DIR=.sandbox $(BIN)/python -m sandbox down --world $$world --wipe || exit 1; fi; \
+		if [ -d .sandbox/athena/$$world ]; then \
+			SANDBOX_DIR=.sandbox/athena $(BIN)/python -m sandbox down --world $$world --wipe || exit 1; fi; done
+	@if [ -d .sandbox/aws ]; then LOCAL_AWS_DIR=.sandbox/aws $(BIN)/python -m sandbox aws down; fi
 	rm -rf .sandbox lake lake-berka warehouse.duckdb* warehouse-berka.duckdb* target logs
 
 .PHONY: realtime

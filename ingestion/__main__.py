@@ -148,7 +148,9 @@ def _run(options: argparse.Namespace, settings: "Settings", reporter: Reporter) 
     if dsn and any(t.kind == "postgres" for t in tables):
         # PostgreSQL answers while Python imports Arrow, most of what is left to start.
         postgres_driver.open_early(dsn)
-    if __name__ == "__main__" and all(t.kind == "postgres" for t in tables):
+    # boto3 needs what is spared.
+    on_s3 = settings.lake_root.startswith("s3://")
+    if __name__ == "__main__" and not on_s3 and all(t.kind == "postgres" for t in tables):
         _start_arrow_light()
     gc.disable()  # what is imported stays: looking for what could go is a twentieth of a start
     from ingestion.run import run

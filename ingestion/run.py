@@ -179,6 +179,7 @@ def _each(
     from ingestion import postgres
 
     lake = Lake.open(settings.lake_root, settings.world, settings.source_id)
+    register = _register(lake, settings)
     results: list[Landed] = []
     with lake.lock(), history.recorded(lake, command, results):
         newest = lake.last_extract_date()
@@ -198,6 +199,7 @@ def _each(
             reporter.reading(table, None)
             try:
                 land(table, context, landed)
+                register(table)
             except (postgres.SourceGone, postgres.RecoveryConflict):
                 raise
             except Exception as error:
@@ -208,6 +210,15 @@ def _each(
 
         postgres.each(settings.source_dsn.get_secret_value(), tables, one, settings.source_timeout)
     return results
+
+
+def _register(lake: Lake, settings: Settings) -> Callable[[TableConfig], None]:
+    """What tells Glue of a table that was landed: nothing where no GLUE_DATABASE is set."""
+    if not settings.glue_database:
+        return lambda table: None
+    from ingestion.glue import Catalogue
+
+    return Catalogue(lake, settings.glue_database).register
 
 
 def _batch(

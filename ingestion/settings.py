@@ -79,6 +79,7 @@ class Settings:
     bureau_api_key: Secret = _NONE
     fx_url: str = "https://olinda.bcb.gov.br"
     event_log: str = ""
+    glue_database: str = ""
     extract_date: date = field(default_factory=lambda: datetime.now(BUSINESS_ZONE).date())
 
     def __post_init__(self) -> None:
@@ -108,6 +109,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "source_dsn": Secret,
     "source_timeout": _matching(r"[1-9]\d*(ms|s|min|h|d)", "a time such as 6h or 90s"),
     "bureau_api_key": Secret,
+    "glue_database": _matching(r"[a-z0-9_]*", "a name of lower case letters, digits and _"),
     "extract_date": _day,
     "lake_lease_seconds": _seconds,
 }

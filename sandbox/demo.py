@@ -10,12 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 
-import duckdb
 from dotenv import load_dotenv
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
@@ -24,6 +23,7 @@ from ingestion.errors import DEAD_LETTERS, IngestionError
 from ingestion.lake import Lake
 from ingestion.settings import load_settings
 from sandbox import control, report
+from sandbox.engines import DuckDB, Engine
 from sandbox.errors import SandboxError
 from sandbox.orphans import die_with_parent
 from sandbox.settings import load
@@ -38,17 +38,20 @@ class StepFailed(Exception):
 def main() -> int:
     """Run the demo; returns the exit code."""
     load_dotenv(".env")
+    return run(_duckdb)
+
+
+def run(engine: Callable[[Lake], Engine]) -> int:
+    """One day on an engine, which the environment describes to dbt; returns the exit code."""
     began = time.monotonic()
     try:
         with _dbt() as dbt:
-            _day(dbt)
+            _day(dbt, engine)
         console.print(f"[dim]{time.monotonic() - began:.1f} s[/dim]", highlight=False)
     except (SandboxError, IngestionError) as error:
-        return _fail(str(error))
-    except duckdb.Error as error:
-        return _fail(f"the warehouse cannot be read: {str(error).splitlines()[0]}")
+        return fail(str(error))
     except OSError as error:
-        return _fail(f"{error.strerror or type(error).__name__}: {error.filename or 'check the disk'}")
+        return fail(f"{error.strerror or type(error).__name__}: {error.filename or 'check the disk'}")
     except StepFailed:
         return 1
     except KeyboardInterrupt:
@@ -56,31 +59,32 @@ def main() -> int:
     return 0
 
 
-def _fail(text: str) -> int:
+def fail(text: str) -> int:
+    """Show an error; returns the exit code."""
     Console(stderr=True).print(f"[red]error:[/red] {text}", highlight=False, soft_wrap=True)
     return 1
 
 
-def _day(dbt: subprocess.Popen) -> None:
+def _day(dbt: subprocess.Popen, engine: Callable[[Lake], Engine]) -> None:
     """One day of the world: let it come, land it, build it, report it."""
     settings = load()
     # Our end of the pipe closes with this process, however it ends: then the sandbox stops too.
     lifeline, held = os.pipe()
-    with _step("sandbox") as said:
+    with step("sandbox") as said:
         world = control.up(settings, lifeline=lifeline, progress=said)
     try:
         finished = settings.folder / "demo-finished"
         world = _next_day(world, finished)
-        lake, warehouse = _paths(world.world)
+        lake = _lake(world.world)
         _check_lake(lake, world.world_date)
         _land()
         _build(dbt)
         results = _target() / "run_results.json"
-        report.show(console, world.world, world.world_date, lake, warehouse, results)
+        report.show(console, world.world, world.world_date, lake, engine(lake), results)
         finished.write_text(world.world_date.isoformat())
     finally:
         if world.started:
-            with _step("sandbox") as said:
+            with step("sandbox") as said:
                 control.down(settings, progress=said)
         os.close(held)
 
@@ -92,7 +96,7 @@ def _next_day(world: control.Status, finished: Path) -> control.Status:
     elif not finished.exists() or finished.read_text() != world.world_date.isoformat():
         console.print(f"{world.world_date} was not finished: finishing it first", highlight=False)
     else:
-        with _step("sandbox") as said:
+        with step("sandbox") as said:
             moved, days = control.advance(load(), progress=said)
         if days:
             console.print(f"The next day: {moved.world_date}", highlight=False)
@@ -105,12 +109,14 @@ def _next_day(world: control.Status, finished: Path) -> control.Status:
     return world
 
 
-def _paths(world: str) -> tuple[Lake, Path]:
+def _lake(world: str) -> Lake:
     settings = load_settings()
-    suffix = "" if world == "synthetic" else f"-{world}"
-    return Lake.open(settings.lake_root, world, settings.source_id), Path(
-        os.environ.get("WAREHOUSE") or f"warehouse{suffix}.duckdb"
-    )
+    return Lake.open(settings.lake_root, world, settings.source_id)
+
+
+def _duckdb(lake: Lake) -> DuckDB:
+    suffix = "" if lake.world == "synthetic" else f"-{lake.world}"
+    return DuckDB(Path(os.environ.get("WAREHOUSE") or f"warehouse{suffix}.duckdb"))
 
 
 def _check_lake(lake: Lake, day: date) -> None:
@@ -127,7 +133,8 @@ def _target() -> Path:
 
 
 @contextmanager
-def _step(name: str) -> Iterator[control.Progress]:
+def step(name: str) -> Iterator[control.Progress]:
+    """A spinner with the step's name; what it yields shows a text beside it."""
     with console.status(name) as spinner:
         yield lambda text: spinner.update(f"{name}: {text}")
 

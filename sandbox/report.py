@@ -2,21 +2,23 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
-import duckdb
 from rich.console import Console, Group
 from rich.table import Table
 
 from ingestion.config import load_sources
 from ingestion.lake import Lake
+from sandbox.engines import Engine, Rows
 
+Query = Callable[[str], Rows]
 LAYERS = ("staging", "intermediate", "snapshots", "marts")
 MONTHS = 6
 
 
-def show(console: Console, world: str, day: date, lake: Lake, warehouse: Path, run_results: Path) -> None:
+def show(console: Console, world: str, day: date, lake: Lake, engine: Engine, run_results: Path) -> None:
     """Print rows per layer, dbt's outcome, the last months of cash flow and approvals, and what to do next.
 
     Args:
@@ -24,20 +26,20 @@ def show(console: Console, world: str, day: date, lake: Lake, warehouse: Path, r
         world: Name of the world.
         day: The world's date, the logical day of the run.
         lake: The lake that was landed in.
-        warehouse: The DuckDB file that dbt built.
+        engine: The warehouse that dbt built.
         run_results: dbt's `run_results.json` of that build.
     """
-    with duckdb.connect(str(warehouse), read_only=True) as connection:
-        layers = _layers(connection, lake, day)
-        cash_flow = _cash_flow(connection)
-        approvals = _approvals(connection)
-    again = "make demo" if world == "synthetic" else f"make demo WORLD={world}"
+    with engine.opened() as query:
+        layers = _layers(query, lake, day)
+        cash_flow = _cash_flow(query)
+        approvals = _approvals(query)
+    again = engine.command if world == "synthetic" else f"{engine.command} WORLD={world}"
     console.print()
     console.rule(f"[bold]credit-lakehouse[/bold] · world {world} · {day:%Y-%m-%d}")
     console.print(Group(layers, "", _outcome(run_results), "", cash_flow, "", approvals), highlight=False)
     console.rule()
     console.print(
-        f"Warehouse  {warehouse} (DuckDB; query the schema `marts`)\n"
+        f"Warehouse  {engine.place}\n"
         f"Lake       {lake.root}/raw\n\n"
         f"Next       {again:<22}  the world's next day, and only that\n"
         "           make docs               every table and column, with lineage\n"
@@ -60,40 +62,43 @@ def _number(value: object, decimals: int = 0) -> str:
     return "–" if value is None else f"{value:,.{decimals}f}"
 
 
-def _layers(connection: duckdb.DuckDBPyConnection, lake: Lake, day: date) -> Table:
+def _layers(query: Query, lake: Lake, day: date) -> Table:
     grid = _table("Rows per layer", "layer", "tables", "rows", f"new on {day:%Y-%m-%d}")
     manifests = [m for t in load_sources() for m in lake.manifests(t.source, t.table)]
     landed = sum(m["rows"] for m in manifests if m["extract_date"] == day.isoformat())
     grid.add_row(
         "raw (lake)", str(len(load_sources())), _number(sum(m["rows"] for m in manifests)), _number(landed)
     )
+    counted = _counted(query, day)
     for layer in LAYERS:
-        rows = [_count(connection, layer, name, day) for name in _relations(connection, layer)]
-        changed = [c for _, c in rows if c is not None]
+        rows = [(total, new) for name, total, new in counted if name == layer]
+        changed = [new for _, new in rows if new is not None]
         grid.add_row(
             layer,
             str(len(rows)),
-            _number(sum(r for r, _ in rows)),
+            _number(sum(total for total, _ in rows)),
             _number(sum(changed)) if changed else "",
         )
     return grid
 
 
-def _relations(connection: duckdb.DuckDBPyConnection, layer: str) -> list[str]:
-    found = connection.execute(
-        "select table_name from information_schema.tables where table_schema = ? order by 1", [layer]
+def _counted(query: Query, day: date) -> Rows:
+    """Layer, rows, and those that came with the day's batch where the relation tells, of every relation."""
+    layers = ", ".join(f"'{layer}'" for layer in LAYERS)
+    relations = query(
+        f"""
+        select table_schema, table_name, max(case when column_name = '_extract_date' then 1 else 0 end)
+        from information_schema.columns
+        where table_schema in ({layers})
+        group by 1, 2
+        """  # noqa: S608 - names of our own
     )
-    return [name for (name,) in found.fetchall()]
-
-
-def _count(connection: duckdb.DuckDBPyConnection, layer: str, name: str, day: date) -> tuple[int, int | None]:
-    """Rows of a relation, and those that came with the day's batch where the relation tells."""
-    relation = connection.table(f"{layer}.{name}")
-    rows = relation.count("*").fetchall()[0][0]
-    if "_extract_date" not in relation.columns:
-        return rows, None
-    of_day = duckdb.ColumnExpression("_extract_date") == duckdb.ConstantExpression(day)
-    return rows, relation.filter(of_day).count("*").fetchall()[0][0]
+    of_day = f"sum(case when _extract_date = date '{day.isoformat()}' then 1 else 0 end)"
+    counts = [
+        f"select '{layer}', count(*), {of_day if tells else 'cast(null as bigint)'} from {layer}.{name}"  # noqa: S608
+        for layer, name, tells in relations
+    ]
+    return query(" union all ".join(counts)) if counts else []
 
 
 def _outcome(run_results: Path) -> str:
@@ -112,9 +117,9 @@ def _outcome(run_results: Path) -> str:
     )
 
 
-def _cash_flow(connection: duckdb.DuckDBPyConnection) -> Table:
-    rows = connection.execute(
-        """
+def _cash_flow(query: Query) -> Table:
+    rows = query(
+        f"""
         with
         ranked as (
             select
@@ -128,11 +133,10 @@ def _cash_flow(connection: duckdb.DuckDBPyConnection) -> Table:
         )
         select month, currency, disbursed_amount, received_amount, net_cash_flow, due_amount, overdue_amount
         from ranked
-        where currency_rank = 1 and months_ago <= ?
+        where currency_rank = 1 and months_ago <= {MONTHS}
         order by month
-        """,
-        [MONTHS],
-    ).fetchall()
+        """  # noqa: S608 - a number of our own
+    )
     currency = rows[0][1] if rows else ""
     grid = _table(
         f"Cash flow of the last {len(rows)} months, {currency} (fluxo de caixa)",
@@ -150,22 +154,21 @@ def _cash_flow(connection: duckdb.DuckDBPyConnection) -> Table:
     return grid
 
 
-def _approvals(connection: duckdb.DuckDBPyConnection) -> Table:
+def _approvals(query: Query) -> Table:
     """Approval rate = approved / (approved + rejected), by month of the decision."""
-    rows = connection.execute(
-        """
+    rows = query(
+        f"""
         select
-            date_trunc('month', timezone('America/Sao_Paulo', timezone('UTC', decided_at))) as month,
+            date_trunc('month', decided_date) as month,
             count(*) filter (where status = 'approved') as approved,
             count(*) filter (where status = 'rejected') as rejected
         from marts.credit_decisions
         where status in ('approved', 'rejected')
-        group by month
-        order by month desc
-        limit ?
-        """,
-        [MONTHS],
-    ).fetchall()
+        group by 1
+        order by 1 desc
+        limit {MONTHS}
+        """  # noqa: S608 - a number of our own
+    )
     grid = _table("Credit decisions (taxa de aprovação)", "month", "approved", "rejected", "approval rate")
     for month, approved, rejected in reversed(rows):
         grid.add_row(

@@ -23,7 +23,7 @@ requested as (
         {%- endfor %}
         count(*) as orders_requested
     from credit_decisions
-    group by {{ keys | join(', ') }}
+    group by {% for key in keys %}{{ loop.index }}{{ ', ' if not loop.last }}{% endfor %}
 
 ),
 
@@ -42,7 +42,7 @@ decided as (
         sum(case when hours_to_decision <= 24 then 1 else 0 end) as orders_decided_within_a_day
     from credit_decisions
     where status in ('approved', 'rejected')
-    group by {{ keys | join(', ') }}
+    group by {% for key in keys %}{{ loop.index }}{{ ', ' if not loop.last }}{% endfor %}
 
 ),
 
@@ -57,7 +57,7 @@ disbursed as (
         count(*) as orders_disbursed
     from credit_decisions
     where disbursed_at is not null
-    group by {{ keys | join(', ') }}
+    group by {% for key in keys %}{{ loop.index }}{{ ', ' if not loop.last }}{% endfor %}
 
 ),
 

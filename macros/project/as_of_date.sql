@@ -26,10 +26,7 @@
 
 {# The latest extract_date that every raw table has landed: the earliest of their latest ones. #}
 {% macro latest_complete_day() -%}
-    {%- set latest = {} -%}
-    {%- for row in run_query(latest_days_sql()).rows -%}
-        {%- do latest.update({row[0]: row[1]}) -%}
-    {%- endfor -%}
+    {%- set latest = latest_days() -%}
     {%- set missing = [] -%}
     {%- for table in raw_tables() if not latest.get(table.source_name ~ '.' ~ table.name) -%}
         {%- do missing.append(table.source_name ~ '.' ~ table.name) -%}
@@ -50,31 +47,49 @@
 {%- endmacro %}
 
 
-{# A query of (source.table, its latest extract_date). #}
-{% macro latest_days_sql() -%}
-    {{ return(adapter.dispatch('latest_days_sql')()) }}
-{%- endmacro %}
-
-{% macro default__latest_days_sql() -%}
-    {%- for table in raw_tables() %}
-    select '{{ table.source_name }}.{{ table.name }}', max(extract_date)
-    from {{ source(table.source_name, table.name) }}
-    {{- ' union all' if not loop.last }}
-    {%- endfor -%}
+{# The latest extract_date of each raw table that has one: source.table → YYYY-MM-DD. #}
+{% macro latest_days() -%}
+    {{ return(adapter.dispatch('latest_days')()) }}
 {%- endmacro %}
 
 {# The names of the files say it: none is opened. #}
-{% macro duckdb__latest_days_sql() -%}
+{% macro duckdb__latest_days() -%}
     {%- set pattern = 'raw/([^/]+)/([^/]+)/extract_date=([0-9-]+)/[^/]+$' -%}
     {%- set files = [] -%}
     {%- for table in raw_tables() -%}
         {%- do files.append(raw_files(source(table.source_name, table.name))) -%}
     {%- endfor -%}
+    {%- set query -%}
     select
         regexp_extract(file, '{{ pattern }}', 1) || '.' || regexp_extract(file, '{{ pattern }}', 2),
         max(regexp_extract(file, '{{ pattern }}', 3))
     from glob({{ files }})
     group by 1
+    {%- endset -%}
+    {%- set latest = {} -%}
+    {%- for row in run_query(query).rows -%}
+        {%- do latest.update({row[0]: row[1]}) -%}
+    {%- endfor -%}
+    {{ return(latest) }}
+{%- endmacro %}
+
+{# Ingestion tells Glue; rows would not know of a day whose batch has none. #}
+{% macro athena__latest_days() -%}
+    {%- set latest = {} -%}
+    {%- for table in raw_tables() -%}
+        {%- set known = raw_in_glue(source(table.source_name, table.name)) -%}
+        {%- if known -%}
+            {%- do latest.update({table.source_name ~ '.' ~ table.name: known['lakehouse.last_day']}) -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {{ return(latest) }}
+{%- endmacro %}
+
+
+{# What ingestion says of a raw table in its parameters in Glue, or none. #}
+{% macro raw_in_glue(relation) -%}
+    {%- set found = adapter.get_glue_table(relation) -%}
+    {{ return(found['Table']['Parameters'] if found else none) }}
 {%- endmacro %}
 
 

@@ -14,16 +14,18 @@
   {{ return(load_result('collect_freshness')) }}
 {% endmacro %}
 
-{# Athena cannot read footers; a table without rows has nothing that could be stale. #}
+{# Athena cannot read footers: ingestion writes the time into the table's parameters in Glue. #}
 {% macro athena__collect_freshness(source, loaded_at_field, filter) %}
+  {%- set known = raw_in_glue(source) -%}
+  {%- if not known -%}
+    {%- do exceptions.raise_compiler_error(
+        source.identifier ~ ' is not in Glue: set GLUE_DATABASE and run `python -m ingestion run`'
+    ) -%}
+  {%- endif -%}
   {% call statement('collect_freshness', fetch_result=True, auto_begin=False) -%}
     select
-        coalesce(max({{ loaded_at_field }}), {{ current_timestamp() }}) as max_loaded_at,
+        from_iso8601_timestamp('{{ known["lakehouse.landed_at"] }}') as max_loaded_at,
         {{ current_timestamp() }} as snapshotted_at
-    from {{ source }}
-    {% if filter %}
-    where {{ filter }}
-    {% endif %}
   {% endcall %}
   {{ return(load_result('collect_freshness')) }}
 {% endmacro %}

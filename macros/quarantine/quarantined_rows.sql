@@ -31,7 +31,7 @@ broken as (
         {{ broken_rules(meta.rules) }} as reasons,
         cast(extract_date as date) as first_seen,
         _batch_id,
-        {{ json_text(columns, meta.lists) }} as payload
+        {{ json_text(columns, meta.lists, raw) }} as payload
     from {{ raw }}
     where {{ since }}
 
@@ -176,12 +176,12 @@ select * from final
 {%- endmacro %}
 
 
-{# A row as JSON: every column a text, a list its items joined by commas. #}
-{% macro json_text(columns, lists) -%}
-    {{ return(adapter.dispatch('json_text')(columns, lists)) }}
+{# A row of a relation as JSON: every column a text, a list its items joined by commas. #}
+{% macro json_text(columns, lists, relation) -%}
+    {{ return(adapter.dispatch('json_text')(columns, lists, relation)) }}
 {%- endmacro %}
 
-{% macro default__json_text(columns, lists) -%}
+{% macro default__json_text(columns, lists, relation) -%}
     cast(to_json({
         {%- for column in columns %}
             '{{ column }}': {{ list_to_text(column) if column in lists else 'cast(' ~ column ~ ' as varchar)' }}
@@ -190,14 +190,21 @@ select * from final
         }) as varchar)
 {%- endmacro %}
 
-{% macro athena__json_text(columns, lists) -%}
-    json_format(cast(map(
-            array[{{ text_list(columns) }}],
-            array[
-                {%- for column in columns %}
-                {{ list_to_text(column) if column in lists else 'cast(' ~ column ~ ' as varchar)' }}
-                {{- ',' if not loop.last }}
-                {%- endfor %}
-            ]
-        ) as json))
+{# Piece by piece, for a map would sort its keys; times as DuckDB writes them, though Athena knows no microseconds. #}
+{% macro athena__json_text(columns, lists, relation) -%}
+    {%- set times = [] -%}
+    {%- if execute -%}
+        {%- for column in adapter.get_columns_in_relation(relation) if column.data_type.startswith('timestamp') -%}
+            {%- do times.append(column.name) -%}
+        {%- endfor -%}
+    {%- endif -%}
+    '{'
+    {%- for column in columns %}
+    || '{{ ',' if not loop.first }}"{{ column }}":' || coalesce(json_format(cast(
+        {%- if column in lists %} {{ list_to_text(column) }}
+        {%- elif column in times %} regexp_replace(cast({{ column }} as varchar), '[.]?0*$', '') || '+00'
+        {%- else %} cast({{ column }} as varchar)
+        {%- endif %} as json)), 'null')
+    {%- endfor %}
+    || '}'
 {%- endmacro %}

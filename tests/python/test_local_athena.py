@@ -140,8 +140,10 @@ def test_show_create_table_can_be_run_again(client: Client) -> None:
         " row format delimited fields terminated by ';' location 's3://data/again/' tblproperties ('a' = 'b')"
     )
     first = client.run("show create table again").rows
-    assert first[0] == ["CREATE EXTERNAL TABLE `conformance.again`("]
-    statement = "\n".join(row[0] for row in first).replace("`conformance.again`", "`conformance`.`again`")
+    assert first[0] == ["CREATE EXTERNAL TABLE `again`("]
+    qualified = client.run("show create table conformance.again").rows
+    assert qualified == [["CREATE EXTERNAL TABLE `conformance.again`("], *first[1:]]
+    statement = "\n".join(row[0] for row in first)
     client.run("drop table again")
     assert client.run(statement.replace("\\'", "''")).reason == ""
     assert client.run("show create table again").rows == first
@@ -325,10 +327,72 @@ def test_execution_parameters(client: Client) -> None:
     client.athena.delete_prepared_statement(StatementName="stored", WorkGroup="primary")
 
 
-def test_result_reuse_is_accepted(client: Client) -> None:
-    reuse = {"ResultReuseByAgeConfiguration": {"Enabled": True, "MaxAgeInMinutes": 5}}
-    execution = client.run("select 1", ResultReuseConfiguration=reuse).execution
-    assert execution["ResultReuseConfiguration"] == reuse
+def test_execution_parameters_that_are_words(client: Client) -> None:
+    """`Washington` is a string, as test_athena.py of awswrangler has it, which runs on AWS; constants are not."""
+    given = ["Washington", "1", "DATE '2020-01-01'", "null", "true"]
+    row = client.run("select ?, ?, ?, ?, ?", ExecutionParameters=given).rows
+    assert row == [["Washington", "1", "2020-01-01", None, "true"]]
+    place = "s3://data/words_ctas/"
+    made = client.run(
+        f"create table words_ctas with (external_location = '{place}') as select ? as city",
+        ExecutionParameters=["Washington"],
+    )
+    assert (made.update_count, client.run("select * from words_ctas").rows) == (1, [["Washington"]])
+    unloaded = "unload (select ? as city) to 's3://data/words_unload/' with (format = 'JSON')"
+    assert client.run(unloaded, ExecutionParameters=["Washington"]).reason == ""
+    hidden = client.run("select * from (system.runtime.nodes) where ? = 1", ExecutionParameters=["1"])
+    assert "CATALOG_NOT_FOUND" in hidden.reason
+
+
+def test_prepared_statements_that_write(client: Client) -> None:
+    """https://docs.aws.amazon.com/athena/latest/ug/querying-with-prepared-statements-prepare.html"""
+    client.run("create table prepared_cities as select 'xxxxxx' as city, 'yyy' as country where false")
+    client.run("prepare my_insert from insert into prepared_cities select city, country from"
+               " (values ('rome', 'it'), ('boston', 'usa')) as t (city, country) where country = ?")  # fmt: skip
+    inserted = client.run("execute my_insert using 'usa'")
+    assert (inserted.reason, inserted.update_count) == ("", 1)
+    assert "DataManifestLocation" in inserted.execution["Statistics"]
+    client.run("prepare my_unload from unload (select * from prepared_cities where country = ?)"
+               " to 's3://data/prepared/' with (format = 'PARQUET')")  # fmt: skip
+    assert client.run("execute my_unload using 'usa'").reason == ""
+    listed = client.s3.list_objects_v2(Bucket="data", Prefix="prepared/")["Contents"]
+    assert len(listed) == 1
+    assert client.run("select * from prepared_cities").rows == [["boston", "usa"]]
+
+
+def test_result_reuse(client: Client, refused: type[Exception]) -> None:
+    """https://docs.aws.amazon.com/athena/latest/ug/reusing-query-results.html, key features."""
+
+    def run(sql: str, minutes: int = 5, **more) -> dict:
+        reuse = {"ResultReuseByAgeConfiguration": {"Enabled": True, "MaxAgeInMinutes": minutes}}
+        return client.run(sql, ResultReuseConfiguration=reuse, **more).execution
+
+    def reused(execution: dict) -> bool:
+        return execution["Statistics"]["ResultReuseInformation"]["ReusedPreviousResult"]
+
+    first = run("select random()")
+    again = run("select random()")
+    assert (reused(first), reused(again)) == (False, True)
+    assert again["QueryExecutionId"] != first["QueryExecutionId"]
+    assert again["ResultConfiguration"] == first["ResultConfiguration"]
+    pages = [
+        client.athena.get_query_results(QueryExecutionId=x["QueryExecutionId"])["ResultSet"]
+        for x in (first, again)
+    ]
+    assert pages[0] == pages[1]
+    assert not reused(client.run("select random()").execution), "nobody asked for it"
+    assert not reused(run("select random()", QueryExecutionContext={"Database": "default"}))
+    elsewhere = {"OutputLocation": "s3://results/elsewhere/"}
+    assert not reused(run("select random()", ResultConfiguration=elsewhere))
+    assert not reused(run("select ?", ExecutionParameters=["1"]))
+    assert not reused(run("select ?", ExecutionParameters=["2"]))
+    assert not reused(run("select random()", minutes=0)), "too old"
+    assert not [reused(run(sql)) for sql in ("show databases", "show databases")][1], "only of queries"
+    for execution in client.athena.list_query_executions()["QueryExecutionIds"]:
+        client.s3.delete_object(Bucket="results", Key=f"out/{execution}.csv")
+    assert not reused(run("select random()")), "its file is gone"
+    with pytest.raises(refused, match="less than or equal to 10080"):
+        run("select 1", minutes=10081)
 
 
 def test_named_queries(client: Client) -> None:

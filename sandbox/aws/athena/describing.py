@@ -8,12 +8,16 @@ _NOT_SHOWN = ("EXTERNAL", "comment")
 _ICEBERG_SHOWN = ("vacuum_", "optimize_", "write_", "compression_level")
 
 
-def show_create_hive(database: str, table: str, definition: TableInput) -> list[str]:
-    """The lines of SHOW CREATE TABLE of an external table: Hive's form, with its trailing spaces."""
+def show_create_hive(name: str, definition: TableInput) -> list[str]:
+    """The lines of SHOW CREATE TABLE of an external table: Hive's form, with its trailing spaces.
+
+    The name is as the statement has it: `test_athena` of awswrangler, which runs on AWS, names the table
+    alone and sees it alone (https://github.com/aws/aws-sdk-pandas/blob/main/tests/unit/test_athena.py).
+    """
     storage = definition["StorageDescriptor"]
     serde = storage.get("SerdeInfo") or {}
     parameters = definition.get("Parameters") or {}
-    lines = [f"CREATE EXTERNAL TABLE `{database}.{table}`("]
+    lines = [f"CREATE EXTERNAL TABLE `{name}`("]
     lines += _columns(storage.get("Columns", []))
     if parameters.get("comment"):
         lines.append(f"COMMENT {_string(parameters['comment'])}")

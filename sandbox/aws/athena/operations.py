@@ -13,7 +13,16 @@ from ..trino import HIVE, ICEBERG, EngineError
 from . import describing, rules, translation, types
 from . import statements as s
 from .catalogue import TableInput, columns, is_iceberg, is_view, matching
-from .lexer import Dialect, Lexer, decimals_as_doubles, quote_name, quote_string, unquote
+from .lexer import (
+    Dialect,
+    Lexer,
+    decimals_as_doubles,
+    quote_name,
+    quote_string,
+    split_list,
+    strip_statement,
+    unquote,
+)
 
 _VACUUM_MAX_AGE = "432000"  # seconds: Athena's default
 
@@ -105,8 +114,17 @@ class Operations:
         # The query begins where the client wrote it, if there is room for the words before it.
         wrapped = "SELECT * FROM ("
         before = wrapped + before[len(wrapped) :] if before[: len(wrapped)].strip(" ") == "" else wrapped
-        result = self._trino(f"{before}{body}\n) LIMIT 0")
+        result = self._trino(self._with_parameters(f"{before}{body}\n) LIMIT 0"))
         return [(column["name"], column["type"]) for column in result.columns]
+
+    def _with_parameters(self, sql: str) -> str:
+        """The statement with the execution's parameters for its question marks."""
+        if not self._execution.parameters:
+            return sql
+        rules.check_catalogs(sql)
+        # The literal has the statement's own lines, so places in errors are off by this prefix only.
+        literal = quote_string(decimals_as_doubles(sql))
+        return f"EXECUTE IMMEDIATE {literal} USING {', '.join(self._execution.parameters)}"
 
     @contextmanager
     def _listing_writes(self, location: str) -> Iterator[None]:
@@ -121,13 +139,8 @@ class Operations:
 
     @run.register
     def _(self, statement: s.Query) -> None:
-        self._run_query(statement.sql, statement.verb, self._execution.parameters)
-
-    def _run_query(self, sql: str, verb: str, parameters: list[str] | None) -> None:
-        target = self._target_of(sql) if verb == "INSERT" else None
-        if parameters:
-            # The literal has the statement's own lines, so places in errors are off by this prefix only.
-            sql = f"EXECUTE IMMEDIATE {quote_string(decimals_as_doubles(sql))} USING {', '.join(parameters)}"
+        sql = self._with_parameters(statement.sql)
+        target = self._target_of(statement.sql) if statement.verb == "INSERT" else None
         if target is None:
             self._trino(sql, keep=True)
             return
@@ -170,7 +183,7 @@ class Operations:
         translated = translation.create_table_as(statement, database, table, location)
         with self._listing_writes(location):
             try:
-                self._trino(translated.sql, translated.session, keep=True)
+                self._trino(self._with_parameters(translated.sql), translated.session, keep=True)
             except EngineError as error:
                 # A Hive CTAS that fails must leave no table behind.
                 if error.name == "HIVE_TOO_MANY_OPEN_PARTITIONS" or not iceberg:
@@ -220,7 +233,7 @@ class Operations:
         rules.check_ctas_columns(self._columns_of(statement.body), iceberg=False)
         with self._listing_writes(location):
             try:
-                self._trino(translated.sql, translated.session, keep=True)
+                self._trino(self._with_parameters(translated.sql), translated.session, keep=True)
             finally:
                 self._catalogue.drop_table(database, table)
 
@@ -239,9 +252,11 @@ class Operations:
 
     @run.register
     def _(self, statement: s.Execute) -> None:
-        body = self._prepared(statement.name)
-        given = [statement.using] if statement.using else self._execution.parameters
-        self._run_query(body, "SELECT", given)
+        prepared = s.parse(strip_statement(self._prepared(statement.name)))
+        if isinstance(prepared, s.Execute | s.Prepare | s.Deallocate):
+            raise QueryFailed("NOT_SUPPORTED: line 1:1: Invalid statement type for prepared statement")
+        self._execution.performs(prepared, split_list(statement.using))
+        self.run(prepared)
 
     def _prepared(self, name: str) -> str:
         try:
@@ -569,7 +584,8 @@ class Operations:
         if is_view(definition):
             return self._show_create_view(database, table)
         if not is_iceberg(definition):
-            return self._text(["createtab_stmt"], describing.show_create_hive(database, table, definition))
+            name = ".".join(statement.table)
+            return self._text(["createtab_stmt"], describing.show_create_hive(name, definition))
         created = self._trino(f"SHOW CREATE TABLE {quote_name(ICEBERG, database, table)}").rows[0][0]
         return self._text(
             ["createtab_stmt"], describing.show_create_iceberg(database, table, definition, created)

@@ -15,10 +15,11 @@ import psutil
 import pytest
 from conftest import ROOT
 from local_athena_cases import CASES, Fails, Refused, Rows
+from moto.glue.responses import GlueResponse
 from moto.s3.utils import _VersionedKeyStore
 
 from sandbox.aws import LocalAws
-from sandbox.aws.corrections import s3
+from sandbox.aws.corrections import glue, s3
 
 pytest_plugins = ["sandbox.aws.pytest_plugin"]
 
@@ -102,7 +103,7 @@ def refused(client: Client) -> type[Exception]:
 
 
 def test_every_case_names_its_source() -> None:
-    assert len(CASES) >= 250
+    assert sum(source != "assumed" for _, _, source in CASES) >= 250
     assert [s for s, _, source in CASES if not (source == "assumed" or source.startswith("https://"))] == []
 
 
@@ -237,7 +238,8 @@ def test_database_in_quotes(client: Client) -> None:
 def test_columns_of_iceberg_tables_are_current(client: Client) -> None:
     """awswrangler and dbt-athena see no others."""
     client.run(
-        "create table current_ones (id int) location 's3://data/current/' tblproperties ('table_type' = 'ICEBERG')"
+        "create table current_ones (id int) location 's3://data/current/' tblproperties ('table_type' = 'ICEBERG',"
+        " 'vacuum_max_snapshot_age_seconds' = '60')"
     )
     client.run("alter table current_ones add columns (name string)")
     table = client.glue.get_table(DatabaseName=client.database, Name="current_ones")["Table"]
@@ -245,6 +247,7 @@ def test_columns_of_iceberg_tables_are_current(client: Client) -> None:
         c["Name"]: c["Parameters"]["iceberg.field.current"] for c in table["StorageDescriptor"]["Columns"]
     }
     assert current == {"id": "true", "name": "true"}
+    assert table["Parameters"]["vacuum_max_snapshot_age_seconds"] == "60", "a commit keeps what Athena wrote"
 
 
 def test_writes_list_their_files(client: Client) -> None:
@@ -494,7 +497,21 @@ def test_logs_hold_no_data_and_no_file_lands_outside(client: Client, local_aws: 
     assert [path for path in libraries if not path.is_relative_to(local_aws.folder)] == []
 
 
+def test_nobody_elses_machine_can_reach_it(local_aws: LocalAws) -> None:
+    """Neither endpoint asks who it is that comes."""
+    for pid in (local_aws.pid, local_aws.trino_pid):
+        listening = [c.laddr.ip for c in psutil.Process(pid).net_connections("inet") if c.status == "LISTEN"]
+        assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+
+
 # --- the catalogue under load, and corrections of moto ----------------------------------------
+
+
+def test_calls_to_glue_come_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[bool] = []
+    monkeypatch.setattr(GlueResponse, "call_action", lambda self: held.append(glue.LOCK._is_owned()))
+    glue.CorrectedGlue().call_action()
+    assert held == [True]
 
 
 def test_concurrent_iceberg_writers_lose_nothing(client: Client) -> None:

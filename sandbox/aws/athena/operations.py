@@ -253,8 +253,9 @@ class Operations:
     @run.register
     def _(self, statement: s.Execute) -> None:
         prepared = s.parse(strip_statement(self._prepared(statement.name)))
-        if isinstance(prepared, s.Execute | s.Prepare | s.Deallocate):
-            raise QueryFailed("NOT_SUPPORTED: line 1:1: Invalid statement type for prepared statement")
+        if prepared.type != s.DML or isinstance(prepared, s.Execute):
+            # https://docs.aws.amazon.com/athena/latest/ug/querying-with-prepared-statements.html, limitations
+            raise QueryFailed(f"NOT_SUPPORTED: {statement.name} is no SELECT, INSERT INTO, CTAS or UNLOAD")
         self._execution.performs(prepared, split_list(statement.using))
         self.run(prepared)
 

@@ -150,6 +150,26 @@ def test_show_create_table_can_be_run_again(client: Client) -> None:
     assert client.run("show create table again").rows == first
 
 
+def test_show_create_table_leaves_out_what_is_the_default(client: Client) -> None:
+    """Line by line what `test_athena` of awswrangler expects of a table of Parquet files, and no more."""
+    client.run("create external table plainly (`a` tinyint, `b` string) partitioned by (`p` bigint)"
+               " stored as parquet location 's3://data/plainly/'")  # fmt: skip
+    assert [row[0] for row in client.run("show create table plainly").rows][:-3] == [
+        "CREATE EXTERNAL TABLE `plainly`(",
+        "  `a` tinyint, ",
+        "  `b` string)",
+        "PARTITIONED BY ( ",
+        "  `p` bigint)",
+        "ROW FORMAT SERDE ",
+        "  'org.apache.hadoop.hive.ql.io.parquet.serde.ParquetHiveSerDe' ",
+        "STORED AS INPUTFORMAT ",
+        "  'org.apache.hadoop.hive.ql.io.parquet.MapredParquetInputFormat' ",
+        "OUTPUTFORMAT ",
+        "  'org.apache.hadoop.hive.ql.io.parquet.MapredParquetOutputFormat'",
+        "LOCATION",
+    ]
+
+
 def test_backslashes_escape_in_ddl(client: Client) -> None:
     """As PyAthena's and most other people's tables of text files have them."""
     client.s3.put_object(Bucket="data", Key="escapes/x", Body=b"1\ta b\n2\tc\n")

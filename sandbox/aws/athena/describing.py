@@ -27,8 +27,11 @@ def show_create_hive(name: str, definition: TableInput) -> list[str]:
         lines += ["CLUSTERED BY ( "]
         lines += [f"  {', '.join(storage['BucketColumns'])}) ", f"INTO {storage['NumberOfBuckets']} BUCKETS"]
     lines += ["ROW FORMAT SERDE ", f"  {_string(serde.get('SerializationLibrary', ''))} "]
-    if serde.get("Parameters"):
-        lines += ["WITH SERDEPROPERTIES ( ", *_pairs(serde["Parameters"], " ")]
+    told = dict(serde.get("Parameters") or {})
+    if told.get("serialization.format") == "1":  # the default, which Hive leaves out
+        del told["serialization.format"]
+    if told:
+        lines += ["WITH SERDEPROPERTIES ( ", *_pairs(told, " ")]
     lines += ["STORED AS INPUTFORMAT ", f"  {_string(storage.get('InputFormat', ''))} "]
     lines += ["OUTPUTFORMAT ", f"  {_string(storage.get('OutputFormat', ''))}"]
     lines += ["LOCATION", f"  {_string(storage.get('Location', ''))}"]

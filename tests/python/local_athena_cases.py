@@ -15,6 +15,8 @@ from dataclasses import dataclass
 DOCS = "https://docs.aws.amazon.com/athena/latest/ug/"
 WRANGLER = "https://github.com/aws/aws-sdk-pandas/blob/main/"
 ASSUMED = "assumed"
+DATABASE = "conformance"
+"""In which they run."""
 
 
 @dataclass(frozen=True)
@@ -679,6 +681,15 @@ cases(
     ('create view "v-2" as select 1 as "a b"', OK),
     ("select distinct * from v", Rows([["2", "y"]])),
     ('select * from "v-2"', one("1")),
+)
+cases(
+    "https://github.com/laughingman7743/PyAthena/blob/master/tests/pyathena/sqlalchemy/test_base.py",
+    (f"create view shown_v as select id from {DATABASE}.made", OK),
+    (
+        "show create view shown_v",
+        text(f"CREATE VIEW {DATABASE}.shown_v AS", "SELECT id", "FROM", f"  {DATABASE}.made"),
+    ),
+    ("drop view shown_v", OK),
 )
 cases(
     DOCS + "show-views.html",

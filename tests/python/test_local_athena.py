@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import ROOT
-from local_athena_cases import CASES, Fails, Refused, Rows
+from local_athena_cases import CASES, DATABASE, Fails, Refused, Rows
 from moto.glue.responses import GlueResponse
 from moto.s3.utils import _VersionedKeyStore
 
@@ -87,7 +87,7 @@ class Client:
 
 @pytest.fixture(scope="module")
 def client(local_aws: LocalAws) -> Client:
-    found = Client(local_aws, "conformance")
+    found = Client(local_aws, DATABASE)
     for bucket in ("results", "data"):
         found.s3.create_bucket(Bucket=bucket)
     found.glue.create_database(DatabaseInput={"Name": "conformance"})

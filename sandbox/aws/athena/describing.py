@@ -3,6 +3,7 @@
 import re
 
 from .catalogue import TableInput
+from .lexer import quote_name
 
 _NOT_SHOWN = ("EXTERNAL", "comment")
 _ICEBERG_SHOWN = ("vacuum_", "optimize_", "write_", "compression_level")
@@ -58,6 +59,17 @@ def show_create_iceberg(database: str, table: str, definition: TableInput, creat
     properties.update({k: v for k, v in sorted(parameters.items()) if k.startswith(_ICEBERG_SHOWN)})
     pairs = [f"  '{name}'={_string(value)}" for name, value in properties.items()]
     return [*lines, *(pair + "," for pair in pairs[:-1]), pairs[-1], ");"]
+
+
+def show_create_view(database: str, view: str, created: str) -> list[str]:
+    """The lines of SHOW CREATE VIEW; `created` is Trino's version of it.
+
+    `test_get_view_definition` of PyAthena, which runs on AWS, sees neither the catalogue nor quotes
+    (https://github.com/laughingman7743/PyAthena/blob/master/tests/pyathena/sqlalchemy/test_base.py).
+    """
+    names = (name if re.fullmatch(r"[a-z]\w*", name) else quote_name(name) for name in (database, view))
+    _, _, body = created.partition(" AS\n")
+    return [f"CREATE VIEW {'.'.join(names)} AS", *body.split("\n")]
 
 
 def describe(definition: TableInput, created: str) -> list[str]:

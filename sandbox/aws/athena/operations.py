@@ -603,7 +603,7 @@ class Operations:
 
     def _show_create_view(self, database: str, view: str) -> None:
         created = self._trino(f"SHOW CREATE VIEW {quote_name(HIVE, database, view)}").rows[0][0]
-        self._text(["Create View"], created.replace(" SECURITY DEFINER AS", " AS").split("\n"))
+        self._text(["Create View"], describing.show_create_view(database, view, created))
 
     @run.register
     def _(self, statement: s.DescribeTable) -> None:

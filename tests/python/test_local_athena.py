@@ -436,7 +436,7 @@ def test_catalogue_calls(client: Client) -> None:
     table = athena.get_table_metadata(**place, TableName="described")["TableMetadata"]
     assert table["Columns"] == [{"Name": "id", "Type": "int", "Comment": "c"}]
     assert table["PartitionKeys"] == [{"Name": "d", "Type": "string"}]
-    assert table["Parameters"]["location"] == "s3://data/d/"
+    assert table["Parameters"]["location"] == "s3://data/d"
     names = [
         t["Name"] for t in athena.list_table_metadata(**place, Expression="descr.*")["TableMetadataList"]
     ]

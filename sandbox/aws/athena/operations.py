@@ -656,7 +656,7 @@ def _external_table(statement: s.CreateTable, table: str) -> TableInput:
         },
         "StorageDescriptor": {
             "Columns": statement.columns,
-            "Location": statement.location,
+            "Location": _folder_of(statement.location),
             "InputFormat": statement.input_format or input_format,
             "OutputFormat": statement.output_format or output_format,
             "Compressed": False,
@@ -668,6 +668,15 @@ def _external_table(statement: s.CreateTable, table: str) -> TableInput:
             "StoredAsSubDirectories": False,
         },
     }
+
+
+def _folder_of(location: str) -> str:
+    """A location as Hive's paths have it: without a slash at the end, unless it is a bucket's root.
+
+    `test_reflect_table` of PyAthena, which runs on AWS, sees it so
+    (https://github.com/laughingman7743/PyAthena/blob/master/tests/pyathena/sqlalchemy/test_base.py).
+    """
+    return location if re.fullmatch(r"\w+://[^/]+/*", location) else location.rstrip("/")
 
 
 def _show_columns_of_view(definition: TableInput) -> None:

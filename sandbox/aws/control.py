@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import LocalAwsError
+from .java import LEAST_HEAP, megabytes
 
 Progress = Callable[[str], None]
 
@@ -55,8 +56,11 @@ def settings(**overrides: object) -> Settings:
             values[name] = int(values[name])
         except ValueError:
             raise LocalAwsError(f"LOCAL_AWS_{name.upper()} is not a number: correct it") from None
-    if not re.fullmatch(r"\d+[mg]", str(values["heap"]).lower()):
+    heap = str(values["heap"])
+    if not re.fullmatch(r"\d+[mg]", heap.lower()):
         raise LocalAwsError("LOCAL_AWS_HEAP is not a size like 768m or 2g: correct it")
+    if megabytes(heap) < LEAST_HEAP:
+        raise LocalAwsError(f"LOCAL_AWS_HEAP is too small for Trino: set it to {LEAST_HEAP}m or more")
     return Settings(**values | {"folder": Path(values["folder"]).resolve()})
 
 

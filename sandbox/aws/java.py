@@ -11,6 +11,13 @@ from pathlib import Path
 from .errors import LocalAwsError
 
 NEEDED = 24
+LEAST_HEAP = 512
+"""Megabytes with which Trino has been tried."""
+
+
+def megabytes(size: str) -> int:
+    """A size in Java's notation: `768m`, `2g`."""
+    return int(size[:-1]) * {"m": 1, "g": 1024}[size[-1].lower()]
 
 
 def find_java() -> Path:

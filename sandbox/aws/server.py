@@ -14,17 +14,21 @@ import os
 import select
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
 import traceback
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from .errors import LocalAwsError
 from .install import trino_home
 from .java import find_java
 from .trino import Trino
+
+if TYPE_CHECKING:
+    from .athena.engine import Engine
 
 
 class _Stop(Exception):
@@ -49,12 +53,12 @@ class Server:
             _say(step="looking for Java")
             java = find_java()
             home = trino_home(lambda text: self._step(text))
-            self._step("starting the AWS services")
-            endpoint = self._start_moto()
+            self._step("starting Trino and the AWS services")
+            listener = self._listen()
+            endpoint = "http://{}:{}".format(*listener.getsockname())
             trino = Trino(home, java, self._folder / "trino", endpoint, self._region, self._heap)
-            self._engine.connect(trino)
-            self._step("starting Trino")
             trino.start()
+            self._start_moto(listener).connect(trino)  # meanwhile, Trino loads its classes
             trino.wait(alive=self._check)
             state = {
                 "pid": os.getpid(),
@@ -76,19 +80,26 @@ class Server:
                 shutil.rmtree(self._folder / "trino" / "data", ignore_errors=True)
             _log("stopped")
 
-    def _start_moto(self) -> str:
+    def _listen(self) -> socket.socket:
+        """The socket of the endpoint, on this machine only; who connects early waits."""
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", self._port))
+        except (OSError, OverflowError) as error:
+            raise LocalAwsError(
+                f"port {self._port} cannot be used ({error}): choose another, or 0 for any"
+            ) from None
+        listener.listen(128)
+        return listener
+
+    def _start_moto(self, listener: socket.socket) -> "Engine":
         # Large objects go to disk early. Read by moto when it is imported.
         os.environ.setdefault("MOTO_S3_DEFAULT_KEY_BUFFER_SIZE", str(1 << 20))
         from . import services
 
         logging.getLogger("werkzeug").setLevel(logging.WARNING)
-        try:
-            port, self._engine = services.serve(self._port, self._region, self._concurrency)
-        except OSError as error:
-            raise LocalAwsError(
-                f"port {self._port} cannot be used ({error.strerror}): choose another, or 0 for any"
-            ) from None
-        return f"http://127.0.0.1:{port}"
+        return services.serve(listener, self._region, self._concurrency)
 
     def _watch(self, trino: Trino, state: dict) -> None:
         """Waits for the end; starts Trino again when it dies."""

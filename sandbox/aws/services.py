@@ -1,5 +1,6 @@
 """Moto's server with our Athena and the corrections in it."""
 
+import socket
 import threading
 
 import moto.athena.urls
@@ -15,19 +16,16 @@ from .corrections.glue import CorrectedGlue
 from .corrections.lakeformation import CorrectedLakeFormation
 
 
-def serve(port: int, region: str, concurrency: int) -> tuple[int, Engine]:
-    """Starts to serve all of moto's services in the background, on this machine only.
+def serve(listener: socket.socket, region: str, concurrency: int) -> Engine:
+    """Starts to serve all of moto's services in the background.
 
     Args:
-        port: 0 takes any free one.
+        listener: a socket that listens.
         region: of Athena.
         concurrency: statements that run at once.
 
     Returns:
-        The port, and the engine, which needs a Trino before it can run anything.
-
-    Raises:
-        OSError: the port cannot be used.
+        The engine, which needs a Trino before it can run anything.
     """
     LocalAthena.engine = Engine(region, concurrency)
     moto.athena.urls.url_paths = {"{0}/$": LocalAthena.dispatch}
@@ -36,9 +34,13 @@ def serve(port: int, region: str, concurrency: int) -> tuple[int, Engine]:
     moto.lakeformation.urls.url_paths = dict.fromkeys(moto.lakeformation.urls.url_paths, corrected.dispatch)
     s3.install()
     application = DomainDispatcherApplication(create_backend_app)
-    server = make_server("127.0.0.1", port, application, threaded=True, request_handler=_Handler)
+    host, port = listener.getsockname()
+    with listener:  # the server has a copy
+        server = make_server(
+            host, port, application, threaded=True, request_handler=_Handler, fd=listener.fileno()
+        )
     threading.Thread(target=server.serve_forever, daemon=True, name="moto").start()
-    return server.server_port, LocalAthena.engine
+    return LocalAthena.engine
 
 
 class _Handler(MotoRequestHandler):

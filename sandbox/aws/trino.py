@@ -16,6 +16,7 @@ import requests
 
 from .errors import LocalAwsError
 from .install import VERSION
+from .java import megabytes
 from .processes import die_with_parent
 
 ACCESS_KEY = "trino"
@@ -38,12 +39,15 @@ node-scheduler.include-coordinator=true
 http-server.http.port={port}
 http-server.http.enabled=true
 discovery.uri=http://127.0.0.1:{port}
+# Anybody may ask this engine anything, so nobody else's machine can reach it.
+node.bind-ip=127.0.0.1
+node.internal-address=127.0.0.1
 catalog.management=static
 web-ui.enabled=false
 http-server.log.enabled=false
-query.max-memory=400MB
-query.max-memory-per-node=400MB
-memory.heap-headroom-per-node=200MB
+query.max-memory={memory}MB
+query.max-memory-per-node={memory}MB
+memory.heap-headroom-per-node={headroom}MB
 # Results are fetched at once; keeping more history only costs memory.
 query.min-expire-age=5s
 query.max-history=20
@@ -142,7 +146,10 @@ class Trino:
         self.ready = threading.Event()
         storage = _STORAGE.format(endpoint=endpoint, region=region, key=ACCESS_KEY)
         files = {
-            "config.properties": _CONFIG.format(port=self._port),
+            # Of the heap, half is for statements and a quarter for what Trino does not count.
+            "config.properties": _CONFIG.format(
+                port=self._port, memory=megabytes(heap) // 2, headroom=megabytes(heap) // 4
+            ),
             "log.properties": "io.trino=WARN\nio.airlift=WARN\norg.apache=ERROR\n",
             f"catalog/{HIVE}.properties": _HIVE.format(iceberg=ICEBERG) + storage,
             f"catalog/{ICEBERG}.properties": _ICEBERG.format(hive=HIVE) + storage,

@@ -13,7 +13,10 @@ import re
 from dataclasses import dataclass
 
 DOCS = "https://docs.aws.amazon.com/athena/latest/ug/"
+WRANGLER = "https://github.com/aws/aws-sdk-pandas/blob/main/"
 ASSUMED = "assumed"
+DATABASE = "conformance"
+"""In which they run."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,6 @@ cases(
     ("select 0.001e0", one("0.001")),
     ("select 0.0001e0", one("1.0E-4")),
     ("select -0e0", one("-0.0")),
-    ("select -infinity()", one("-Infinity")),
     ("select cast(1.5e0 as real)", one("1.5")),
     ("select array[map(array['k'], array[row(1)])]", one("[{k={field0=1}}]")),
     ("select interval '1' day", one("1 00:00:00.000")),
@@ -123,24 +125,14 @@ cases(
 )
 cases(
     ASSUMED,
-    ("select date_diff('day', date '2024-01-01', date '2024-03-01')", one("60")),
-    ("select try(1 / 0)", one(None)),
     ("select 1 / 0", Fails("DIVISION_BY_ZERO")),
-    ("select json_extract_scalar('{\"a\": 1.50}', '$.a')", one("1.50")),
     ("select cast('x' as integer)", Fails("INVALID_CAST_ARGUMENT: Cannot cast 'x' to INT")),
-    ("select approx_distinct(x) from (values 1, 2, 2) as t (x)", one("2")),
-    ("select regexp_replace('a1b2', '\\d', '')", one("ab")),
-    ("select element_at(array[1], 2)", one(None)),
-    ("select x from unnest(array[3, 4]) as t (x)", Rows([["3"], ["4"]])),
     ("select count(*) filter (where x > 1) from (values 1, 2) as t (x)", one("1")),
-    ("with a as (select 1 as x) select x from a", one("1")),
     ("(select 1)", one("1")),
 )
 cases(
     ASSUMED,
-    ("select 1.5 / 2", one("0.75")),
     ("select 1 / 0.0", one("Infinity")),
-    ("select typeof(1.5)", one("double")),
     ("select 'it''s 1.5'", one("it's 1.5")),
     ('select 1 as "1.5"', one("1")),
     ("-- a comment\nselect 1", one("1")),
@@ -161,6 +153,30 @@ cases(
     ("select timestamp '2024-01-02 03:04:05.678 Europe/Rome'", one("2024-01-02 03:04:05.678 Europe/Rome")),
     ("select cast(timestamp '2024-01-02 03:04:05.678' as timestamp(0))", one("2024-01-02 03:04:06")),
     ("select cast(1.1 as real), cast(16777216 as real)", Rows([["1.1", "1.6777216E7"]])),
+)
+
+# Functions and clauses that AWS documents, or says to be Trino's.
+cases(
+    DOCS + "functions-env3.html",
+    ("select date_diff('day', date '2024-01-01', date '2024-03-01')", one("60")),
+    ("select try(1 / 0)", one(None)),
+    ("select approx_distinct(x) from (values 1, 2, 2) as t (x)", one("2")),
+    ("select regexp_replace('a1b2', '\\d', '')", one("ab")),
+    ("select element_at(array[1], 2)", one(None)),
+    ("select json_extract_scalar('{\"a\": 1.50}', '$.a')", one("1.50")),
+)
+cases(DOCS + "flattening-arrays.html", ("select x from unnest(array[3, 4]) as t (x)", Rows([["3"], ["4"]])))
+cases(DOCS + "select.html", ("with a as (select 1 as x) select x from a", one("1")))
+cases(
+    WRANGLER + "tests/unit/test_athena.py",
+    ("select 1.5 / 2", one("0.75")),
+    ("select typeof(1.5)", one("double")),
+    ("select -infinity()", one("-Infinity")),
+    ("select nan() as nan, infinity() as inf, 1.2 as regular", Rows([["NaN", "Infinity", "1.2"]])),
+    ("select cast(row(1, 'foo') as row(id bigint, value varchar)) as col0", one("{id=1, value=foo}")),
+    ("select typeof(current_timestamp)", one("timestamp(3) with time zone")),
+    ("select random(-1)", Fails("INVALID_FUNCTION_ARGUMENT")),
+    ("select 1 as foo, 2 as foo", Rows([["1", "2"]])),
 )
 
 # Errors of queries.
@@ -493,14 +509,19 @@ cases(
 )
 cases(
     ASSUMED,
-    ("create table wrong as select 1 as a, 2 as a", Fails("specified more than once")),
-    ("create table wrong as select null as a", Fails("COLUMN_TYPE_UNKNOWN")),
     (
         "create table wrong as select now() as ts",
         Fails(exactly("Unsupported Hive type: timestamp(3) with time zone")),
     ),
     ("create table wrong as select nope as x", Fails("COLUMN_NOT_FOUND: line 1:30: ")),
     ("create table wrong as selec 1", Refused("mismatched input|extraneous input")),
+)
+
+cases(
+    WRANGLER + "awswrangler/athena/_read.py",
+    ("create table wrong as select 1 as a, 2 as a", Fails("specified more than once")),
+    ("create table wrong as select null as a", Fails("COLUMN_TYPE_UNKNOWN")),
+    ("create table wrong as select max(1)", Fails("Column name not specified")),
 )
 
 # INSERT.
@@ -660,6 +681,15 @@ cases(
     ('create view "v-2" as select 1 as "a b"', OK),
     ("select distinct * from v", Rows([["2", "y"]])),
     ('select * from "v-2"', one("1")),
+)
+cases(
+    "https://github.com/laughingman7743/PyAthena/blob/master/tests/pyathena/sqlalchemy/test_base.py",
+    (f"create view shown_v as select id from {DATABASE}.made", OK),
+    (
+        "show create view shown_v",
+        text(f"CREATE VIEW {DATABASE}.shown_v AS", "SELECT id", "FROM", f"  {DATABASE}.made"),
+    ),
+    ("drop view shown_v", OK),
 )
 cases(
     DOCS + "show-views.html",

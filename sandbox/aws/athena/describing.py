@@ -3,17 +3,22 @@
 import re
 
 from .catalogue import TableInput
+from .lexer import quote_name
 
 _NOT_SHOWN = ("EXTERNAL", "comment")
 _ICEBERG_SHOWN = ("vacuum_", "optimize_", "write_", "compression_level")
 
 
-def show_create_hive(database: str, table: str, definition: TableInput) -> list[str]:
-    """The lines of SHOW CREATE TABLE of an external table: Hive's form, with its trailing spaces."""
+def show_create_hive(name: str, definition: TableInput) -> list[str]:
+    """The lines of SHOW CREATE TABLE of an external table: Hive's form, with its trailing spaces.
+
+    The name is as the statement has it: `test_athena` of awswrangler, which runs on AWS, names the table
+    alone and sees it alone (https://github.com/aws/aws-sdk-pandas/blob/main/tests/unit/test_athena.py).
+    """
     storage = definition["StorageDescriptor"]
     serde = storage.get("SerdeInfo") or {}
     parameters = definition.get("Parameters") or {}
-    lines = [f"CREATE EXTERNAL TABLE `{database}.{table}`("]
+    lines = [f"CREATE EXTERNAL TABLE `{name}`("]
     lines += _columns(storage.get("Columns", []))
     if parameters.get("comment"):
         lines.append(f"COMMENT {_string(parameters['comment'])}")
@@ -23,8 +28,11 @@ def show_create_hive(database: str, table: str, definition: TableInput) -> list[
         lines += ["CLUSTERED BY ( "]
         lines += [f"  {', '.join(storage['BucketColumns'])}) ", f"INTO {storage['NumberOfBuckets']} BUCKETS"]
     lines += ["ROW FORMAT SERDE ", f"  {_string(serde.get('SerializationLibrary', ''))} "]
-    if serde.get("Parameters"):
-        lines += ["WITH SERDEPROPERTIES ( ", *_pairs(serde["Parameters"], " ")]
+    told = dict(serde.get("Parameters") or {})
+    if told.get("serialization.format") == "1":  # the default, which Hive leaves out
+        del told["serialization.format"]
+    if told:
+        lines += ["WITH SERDEPROPERTIES ( ", *_pairs(told, " ")]
     lines += ["STORED AS INPUTFORMAT ", f"  {_string(storage.get('InputFormat', ''))} "]
     lines += ["OUTPUTFORMAT ", f"  {_string(storage.get('OutputFormat', ''))}"]
     lines += ["LOCATION", f"  {_string(storage.get('Location', ''))}"]
@@ -51,6 +59,17 @@ def show_create_iceberg(database: str, table: str, definition: TableInput, creat
     properties.update({k: v for k, v in sorted(parameters.items()) if k.startswith(_ICEBERG_SHOWN)})
     pairs = [f"  '{name}'={_string(value)}" for name, value in properties.items()]
     return [*lines, *(pair + "," for pair in pairs[:-1]), pairs[-1], ");"]
+
+
+def show_create_view(database: str, view: str, created: str) -> list[str]:
+    """The lines of SHOW CREATE VIEW; `created` is Trino's version of it.
+
+    `test_get_view_definition` of PyAthena, which runs on AWS, sees neither the catalogue nor quotes
+    (https://github.com/laughingman7743/PyAthena/blob/master/tests/pyathena/sqlalchemy/test_base.py).
+    """
+    names = (name if re.fullmatch(r"[a-z]\w*", name) else quote_name(name) for name in (database, view))
+    _, _, body = created.partition(" AS\n")
+    return [f"CREATE VIEW {'.'.join(names)} AS", *body.split("\n")]
 
 
 def describe(definition: TableInput, created: str) -> list[str]:

@@ -4,6 +4,7 @@ import threading
 import time
 import traceback
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 from ..errors import InvalidRequest, QueryCancelled, QueryFailed
@@ -62,7 +63,8 @@ class Execution:
         self.engine, self.account = engine, account
         self.catalogue, self.storage = engine.catalogue(account), engine.storage(account)
         self.query, self.context, self.workgroup = query, context, workgroup
-        self.parameters, self.prepared = parameters, prepared
+        self.parameters, self._given = [*map(rules.parameter, parameters or [])], parameters
+        self.prepared = prepared
         self.output = output
         self.database = unquote(context.get("Database") or "default").lower()  # awswrangler quotes it
         self._configuration, self._reuse, self._cutoff = configuration, reuse, cutoff
@@ -85,15 +87,50 @@ class Execution:
             self.statement = statements.parse(strip_statement(query))
         except QueryFailed as failure:  # DDL: an execution that fails
             self.error = failure
+        self._performed = self.statement
         dml = self.statement is not None and self.statement.type == statements.DML
         self.results = Results(with_header=dml)
         self._csv = dml
+        self._reused: Execution | None = None
+        self._identity = self._what_makes_it_the_same()
 
     # the life of an execution
 
-    def start(self) -> None:
-        """Puts it in the queue."""
-        self.engine.submit(self._run)
+    def start(self, earlier: Iterable["Execution"] = ()) -> None:
+        """Puts it in the queue, or ends it at once with the result of an earlier one, the latest first."""
+        self._reused = next(filter(self._may_reuse, earlier), None) if self._reuse_minutes else None
+        if self._reused is None:
+            self.engine.submit(self._run)
+            return
+        self.results, self.begun = self._reused.results, time.time()
+        with self._lock:
+            self._end(SUCCEEDED, None)
+
+    @property
+    def _reuse_minutes(self) -> int:
+        """Most minutes since the end of a result that may be reused; 0: none may."""
+        by_age = (self._reuse or {}).get("ResultReuseByAgeConfiguration") or {}
+        reads = isinstance(self.statement, statements.Execute) or self.substatement == "SELECT"
+        return int(by_age.get("MaxAgeInMinutes", 60)) if by_age.get("Enabled") and reads else 0
+
+    def _may_reuse(self, earlier: "Execution") -> bool:
+        """https://docs.aws.amazon.com/athena/latest/ug/reusing-query-results.html, key features."""
+        return (
+            earlier.state == SUCCEEDED
+            and earlier._reused is None
+            and time.time() - earlier.ended <= self._reuse_minutes * 60
+            and earlier._identity == self._identity
+            and not earlier._writes
+            and self.storage.read(earlier.result_location) is not None
+        )
+
+    def _what_makes_it_the_same(self) -> tuple:
+        text = strip_statement(self.query)
+        body = (
+            self.prepared.get(self.statement.name) if isinstance(self.statement, statements.Execute) else None
+        )
+        catalog = (self.context.get("Catalog") or "awsdatacatalog").lower()
+        return self.workgroup, catalog, self.database, text, body, self.parameters, dict(self._configuration)
 
     def wait_accepted(self, patience: float) -> None:
         """Waits until Trino has read the statement, or it has ended."""
@@ -162,7 +199,7 @@ class Execution:
         if error.name.startswith("ICEBERG_"):
             category, kind = 2, ICEBERG_COMMIT_ERROR
         text = in_athenas_words(str(error))
-        if self.substatement in ("CREATE_TABLE_AS_SELECT", "INSERT", "UNLOAD") and self.manifest:
+        if self.manifest:
             text += (
                 f". If a data manifest file was generated at '{self.manifest}', you may need to manually"
                 " clean the"
@@ -213,10 +250,16 @@ class Execution:
         if keep and result.update_type is not None:
             self.results.clear()
             self.results.update_count = result.update_count or 0
-            if self.substatement != "UNLOAD":  # described as if the count were a row, which it is not
+            # The columns of UNLOAD describe its count as if that were a row, which it is not.
+            if not isinstance(self._performed, statements.Unload):
                 self.results.columns = [types.column_info(column) for column in result.columns]
         self.check()
         return result
+
+    def performs(self, prepared: statements.Statement, parameters: list[str]) -> None:
+        """EXECUTE: this execution does what a prepared statement says."""
+        self._performed = prepared
+        self.parameters = parameters or self.parameters
 
     @property
     def substatement(self) -> str:
@@ -227,11 +270,13 @@ class Execution:
 
     @property
     def _writes(self) -> bool:
-        return self.substatement in _WRITES
+        return self._performed is not None and self._performed.substatement in _WRITES
 
     @property
     def result_location(self) -> str:
         """Where the result is; of statements that write, only the metadata are."""
+        if self._reused is not None:
+            return self._reused.result_location
         return f"{self.output}/{self.id}" + ("" if self._writes else ".csv" if self._csv else ".txt")
 
     def _write_files(self) -> None:
@@ -287,7 +332,7 @@ class Execution:
             "ServicePreProcessingTimeInMillis": 0,
             "ServiceProcessingTimeInMillis": 0,
             "TotalExecutionTimeInMillis": queued + running,
-            "ResultReuseInformation": {"ReusedPreviousResult": False},
+            "ResultReuseInformation": {"ReusedPreviousResult": self._reused is not None},
         }
         if self.manifest and state == SUCCEEDED:
             statistics["DataManifestLocation"] = self.manifest
@@ -316,8 +361,8 @@ class Execution:
             "WorkGroup": self.workgroup,
             "EngineVersion": ENGINE_VERSION,
         }
-        if self.parameters:
-            described["ExecutionParameters"] = self.parameters
+        if self._given:
+            described["ExecutionParameters"] = self._given
         return {key: value for key, value in described.items() if value != ""}
 
 

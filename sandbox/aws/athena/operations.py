@@ -13,7 +13,16 @@ from ..trino import HIVE, ICEBERG, EngineError
 from . import describing, rules, translation, types
 from . import statements as s
 from .catalogue import TableInput, columns, is_iceberg, is_view, matching
-from .lexer import Dialect, Lexer, decimals_as_doubles, quote_name, quote_string, unquote
+from .lexer import (
+    Dialect,
+    Lexer,
+    decimals_as_doubles,
+    quote_name,
+    quote_string,
+    split_list,
+    strip_statement,
+    unquote,
+)
 
 _VACUUM_MAX_AGE = "432000"  # seconds: Athena's default
 
@@ -105,8 +114,17 @@ class Operations:
         # The query begins where the client wrote it, if there is room for the words before it.
         wrapped = "SELECT * FROM ("
         before = wrapped + before[len(wrapped) :] if before[: len(wrapped)].strip(" ") == "" else wrapped
-        result = self._trino(f"{before}{body}\n) LIMIT 0")
+        result = self._trino(self._with_parameters(f"{before}{body}\n) LIMIT 0"))
         return [(column["name"], column["type"]) for column in result.columns]
+
+    def _with_parameters(self, sql: str) -> str:
+        """The statement with the execution's parameters for its question marks."""
+        if not self._execution.parameters:
+            return sql
+        rules.check_catalogs(sql)
+        # The literal has the statement's own lines, so places in errors are off by this prefix only.
+        literal = quote_string(decimals_as_doubles(sql))
+        return f"EXECUTE IMMEDIATE {literal} USING {', '.join(self._execution.parameters)}"
 
     @contextmanager
     def _listing_writes(self, location: str) -> Iterator[None]:
@@ -121,13 +139,8 @@ class Operations:
 
     @run.register
     def _(self, statement: s.Query) -> None:
-        self._run_query(statement.sql, statement.verb, self._execution.parameters)
-
-    def _run_query(self, sql: str, verb: str, parameters: list[str] | None) -> None:
-        target = self._target_of(sql) if verb == "INSERT" else None
-        if parameters:
-            # The literal has the statement's own lines, so places in errors are off by this prefix only.
-            sql = f"EXECUTE IMMEDIATE {quote_string(decimals_as_doubles(sql))} USING {', '.join(parameters)}"
+        sql = self._with_parameters(statement.sql)
+        target = self._target_of(statement.sql) if statement.verb == "INSERT" else None
         if target is None:
             self._trino(sql, keep=True)
             return
@@ -170,7 +183,7 @@ class Operations:
         translated = translation.create_table_as(statement, database, table, location)
         with self._listing_writes(location):
             try:
-                self._trino(translated.sql, translated.session, keep=True)
+                self._trino(self._with_parameters(translated.sql), translated.session, keep=True)
             except EngineError as error:
                 # A Hive CTAS that fails must leave no table behind.
                 if error.name == "HIVE_TOO_MANY_OPEN_PARTITIONS" or not iceberg:
@@ -220,7 +233,7 @@ class Operations:
         rules.check_ctas_columns(self._columns_of(statement.body), iceberg=False)
         with self._listing_writes(location):
             try:
-                self._trino(translated.sql, translated.session, keep=True)
+                self._trino(self._with_parameters(translated.sql), translated.session, keep=True)
             finally:
                 self._catalogue.drop_table(database, table)
 
@@ -239,9 +252,12 @@ class Operations:
 
     @run.register
     def _(self, statement: s.Execute) -> None:
-        body = self._prepared(statement.name)
-        given = [statement.using] if statement.using else self._execution.parameters
-        self._run_query(body, "SELECT", given)
+        prepared = s.parse(strip_statement(self._prepared(statement.name)))
+        if prepared.type != s.DML or isinstance(prepared, s.Execute):
+            # https://docs.aws.amazon.com/athena/latest/ug/querying-with-prepared-statements.html, limitations
+            raise QueryFailed(f"NOT_SUPPORTED: {statement.name} is no SELECT, INSERT INTO, CTAS or UNLOAD")
+        self._execution.performs(prepared, split_list(statement.using))
+        self.run(prepared)
 
     def _prepared(self, name: str) -> str:
         try:
@@ -569,7 +585,8 @@ class Operations:
         if is_view(definition):
             return self._show_create_view(database, table)
         if not is_iceberg(definition):
-            return self._text(["createtab_stmt"], describing.show_create_hive(database, table, definition))
+            name = ".".join(statement.table)
+            return self._text(["createtab_stmt"], describing.show_create_hive(name, definition))
         created = self._trino(f"SHOW CREATE TABLE {quote_name(ICEBERG, database, table)}").rows[0][0]
         return self._text(
             ["createtab_stmt"], describing.show_create_iceberg(database, table, definition, created)
@@ -586,7 +603,7 @@ class Operations:
 
     def _show_create_view(self, database: str, view: str) -> None:
         created = self._trino(f"SHOW CREATE VIEW {quote_name(HIVE, database, view)}").rows[0][0]
-        self._text(["Create View"], created.replace(" SECURITY DEFINER AS", " AS").split("\n"))
+        self._text(["Create View"], describing.show_create_view(database, view, created))
 
     @run.register
     def _(self, statement: s.DescribeTable) -> None:
@@ -639,7 +656,7 @@ def _external_table(statement: s.CreateTable, table: str) -> TableInput:
         },
         "StorageDescriptor": {
             "Columns": statement.columns,
-            "Location": statement.location,
+            "Location": _folder_of(statement.location),
             "InputFormat": statement.input_format or input_format,
             "OutputFormat": statement.output_format or output_format,
             "Compressed": False,
@@ -651,6 +668,15 @@ def _external_table(statement: s.CreateTable, table: str) -> TableInput:
             "StoredAsSubDirectories": False,
         },
     }
+
+
+def _folder_of(location: str) -> str:
+    """A location as Hive's paths have it: without a slash at the end, unless it is a bucket's root.
+
+    `test_reflect_table` of PyAthena, which runs on AWS, sees it so
+    (https://github.com/laughingman7743/PyAthena/blob/master/tests/pyathena/sqlalchemy/test_base.py).
+    """
+    return location if re.fullmatch(r"\w+://[^/]+/*", location) else location.rstrip("/")
 
 
 def _show_columns_of_view(definition: TableInput) -> None:

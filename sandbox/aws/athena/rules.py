@@ -5,10 +5,17 @@ from collections.abc import Iterable
 
 from ..errors import InvalidRequest, QueryFailed
 from . import types
-from .lexer import Lexer, unquote
+from .lexer import Lexer, quote_string, unquote
 from .statements import CreateTable, CreateTableAsSelect, Unload
 
 MAX_QUERY = 262144
+MAX_REUSE = 10080
+"""Minutes: https://docs.aws.amazon.com/athena/latest/APIReference/API_ResultReuseByAgeConfiguration.html."""
+
+_CONSTANTS = frozenset(
+    "NULL TRUE FALSE CURRENT_CATALOG CURRENT_DATE CURRENT_PATH CURRENT_SCHEMA CURRENT_TIME CURRENT_TIMESTAMP"
+    " CURRENT_USER LOCALTIME LOCALTIMESTAMP".split()
+)
 
 # https://docs.aws.amazon.com/athena/latest/ug/create-table-as.html
 _CTAS_PROPERTIES = frozenset(
@@ -50,14 +57,27 @@ def check_catalogs(sql: str) -> None:
     Raises:
         QueryFailed: the statement reads it.
     """
-    lexer = Lexer(sql)
+    lexer, begins = Lexer(sql), False
     while not lexer.at_end:
-        begins = lexer.word() in ("FROM", "JOIN", "INTO", "TABLE", ",")
+        begins = lexer.word() in ("FROM", "JOIN", "INTO", "TABLE", ",") or (begins and lexer.word() == "(")
         lexer.take()
         token = lexer.peek()
         if begins and unquote(token.text).lower() == "system" and lexer.word(1) == "." == lexer.word(3):
             line, column = lexer.position(token)
             raise QueryFailed(f"CATALOG_NOT_FOUND: line {line}:{column + 1}: Catalog 'system' not found")
+
+
+def parameter(text: str) -> str:
+    """An execution parameter as an expression: one word that is no constant is a string.
+
+    https://docs.aws.amazon.com/athena/latest/ug/querying-with-prepared-statements.html asks for single quotes
+    around strings; that Athena takes `Washington` for one as well is known from
+    `test_athena_paramstyle_qmark_parameters` of
+    https://github.com/aws/aws-sdk-pandas/blob/main/tests/unit/test_athena.py, which runs on AWS.
+    """
+    lexer = Lexer(text)
+    is_word = lexer.peek().kind == "word" and lexer.peek(1).kind == "end"
+    return quote_string(text.strip()) if is_word and lexer.word() not in _CONSTANTS else text
 
 
 def check_ctas(statement: CreateTableAsSelect) -> None:

@@ -121,7 +121,7 @@ def compare_warehouses(
 
     Columns whose names match the pattern `aside` are not compared.
     """
-    chosen = f"columns(c -> not regexp_full_match(c, '{aside}'))"
+    chosen = f"columns(lambda c: not regexp_full_match(c, '{aside}'))"
     with duckdb.connect() as connection:
         connection.execute(f"attach '{first}' as one (read_only)")
         connection.execute(f"attach '{second}' as two (read_only)")
@@ -255,4 +255,6 @@ def test_personal_data_in_a_mart_are_found(synthetic: TwoDays, tmp_path: Path, l
 
 def test_the_manifest_has_no_warning(two_days: TwoDays) -> None:
     results = json.loads((two_days.pipeline.folder / "target" / "run_results.json").read_text())
-    assert [r["unique_id"] for r in results["results"] if r["status"] not in ("success", "pass")] == []
+    # An exposure is not built.
+    built = [r for r in results["results"] if not r["unique_id"].startswith("exposure.")]
+    assert [r["unique_id"] for r in built if r["status"] not in ("success", "pass")] == []

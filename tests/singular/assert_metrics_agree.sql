@@ -11,22 +11,35 @@
 ] -%}
 {%- set metrics = ref('metrics') -%}
 {%- set first = {} -%}
+{%- set differing = [] -%}
 {%- if execute -%}
+    {#- one query for each comparison: together they are more than Athena takes in one -#}
     {%- for metric, mart, sql in run_query('select metric, mart, sql from ' ~ metrics ~ ' order by metric, mart').rows -%}
-        {%- do first.setdefault(metric, sql) %}
-
-{{ 'union all' if not loop.first }}
-select
-    '{{ metric }}' as metric,
-    '{{ mart }}' as mart,
-    count(*) as differing_rows
-from (
-    (select * from ({{ sql }}) as these except select * from ({{ first[metric] }}) as others)
-    union all
-    (select * from ({{ first[metric] }}) as others except select * from ({{ sql }}) as these)
-) as differences
-having count(*) > 0
+        {%- do first.setdefault(metric, sql) -%}
+        {%- set query -%}
+            select count(*)
+            from (
+                (select * from ({{ sql }}) as these except select * from ({{ first[metric] }}) as others)
+                union all
+                (select * from ({{ first[metric] }}) as others except select * from ({{ sql }}) as these)
+            ) as differences
+        {%- endset -%}
+        {%- set rows = run_query(query).rows[0][0] -%}
+        {%- if rows -%}
+            {%- do differing.append((metric, mart, rows)) -%}
+        {%- endif -%}
     {%- endfor -%}
-{%- else -%}
-    select 1 as metric
-{%- endif %}
+{%- endif -%}
+
+select
+    metric,
+    mart,
+    differing_rows
+from (
+    values
+    {%- for metric, mart, rows in differing %}
+    ('{{ metric }}', '{{ mart }}', {{ rows }}),
+    {%- endfor %}
+    ('', '', 0)
+) as differing (metric, mart, differing_rows)
+where differing_rows > 0

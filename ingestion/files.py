@@ -17,9 +17,9 @@ import os
 import re
 import time
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -49,8 +49,9 @@ from ingestion.run import Run
 
 PLACE = [("_source_file", pa.string()), ("_source_line", pa.int64())]
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}
-CHUNK_BYTES = 128 * 1024
-BLOCK_BYTES = 2 * 1024 * 1024
+CHUNK_BYTES = 512 * 1024
+BLOCK_BYTES = 1536 * 1024
+BLOCKS_AHEAD = 12  # what is parsed while a whole row group is written
 LINE_BYTES = 256  # what a line takes in objects besides its text: a block of `{}` is not a million of them
 WHOLE_EVERY = 200
 RACY_SECONDS = 2.0
@@ -631,17 +632,17 @@ class _Landed:
 
 
 def _parsed(blocks: Iterator[_Block]) -> Iterator[tuple[_Block, pa.Table | None, list[_Letter]]]:
-    """Blocks with their rows and bad lines, in order: one is read and parsed while the last is written."""
+    """Blocks with their rows and bad lines, in order: parsed while others are read and written."""
     # Blocks come and go: Arrow's own allocator holds on to 30 MB of them, and costs a fifth more time.
     pa.set_memory_pool(pa.system_memory_pool())
 
-    def following() -> tuple[_Block, pa.Table | None, list[_Letter]] | None:
-        block = next(blocks, None)
-        return block and (block, *block.parsed())
-
     # One thread: more of them wait for Python's lock and for each other.
-    with ThreadPoolExecutor(1) as ahead:
-        upcoming = ahead.submit(following)
-        while found := upcoming.result():
-            upcoming = ahead.submit(following)
-            yield found
+    with ThreadPoolExecutor(1) as parser:
+        upcoming: deque[tuple[_Block, Future]] = deque()
+        for block in blocks:
+            upcoming.append((block, parser.submit(block.parsed)))
+            if len(upcoming) > BLOCKS_AHEAD:
+                block, parsed = upcoming.popleft()
+                yield block, *parsed.result()
+        for block, parsed in upcoming:
+            yield block, *parsed.result()

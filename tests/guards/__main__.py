@@ -103,7 +103,14 @@ def _is_noticed(guard: Guard, copy: Path) -> tuple[bool, str]:
     original = file.read_text(encoding="utf-8")
     if original.count(guard.remove) != 1:
         return False, f"the text to remove stands {original.count(guard.remove)} times in {guard.file}"
-    file.write_text(original.replace(guard.remove, guard.instead), encoding="utf-8")
+    changed = original.replace(guard.remove, guard.instead)
+    if file.suffix == ".py":
+        try:
+            compile(changed, guard.file, "exec")
+        except SyntaxError as error:
+            # Any test would fail on it.
+            return False, f"without it {guard.file} is no Python any more, line {error.lineno}: mend the edit"
+    file.write_text(changed, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", guard.test]
     try:
         done = subprocess.run(

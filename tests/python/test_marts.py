@@ -286,38 +286,40 @@ def days_past_due(lender: Lender, schedule: list[Instalment]) -> int:
     return (lender.as_of - min(open_since)).days if open_since else 0
 
 
-def test_cash_flow_is_what_orders_schedules_and_ledger_say(lender, mart):
-    actual = mart("monthly_cash_flow", "month", "currency")
-    currency_of = {order["order_id"]: order["currency"] for order in lender.orders}
+@pytest.mark.parametrize("by", [("currency",), ("partner_id", "currency")])
+def test_cash_flow_is_what_orders_schedules_and_ledger_say(lender, mart, by):
+    actual = mart("monthly_cash_flow" + ("_by_partner" if "partner_id" in by else ""), "month", *by)
+    group_of = {order["order_id"]: tuple(order[column] for column in by) for order in lender.orders}
     disbursed, due, received = (defaultdict(lambda: ZERO) for _ in range(3))
     loans: dict[tuple, int] = defaultdict(int)
     for order in lender.orders:
         if order["disbursed_at"]:
-            place = month_of(day_of(order["disbursed_at"])), order["currency"]
+            place = month_of(day_of(order["disbursed_at"])), *group_of[order["order_id"]]
             loans[place] += 1
             disbursed[place] += order["disbursed_amount"]
     for order_id, schedule in lender.schedules.items():
         for instalment in schedule:
             if instalment.due_date <= lender.as_of:
-                due[month_of(instalment.due_date), currency_of[order_id]] += instalment.due
+                due[month_of(instalment.due_date), *group_of[order_id]] += instalment.due
     for payment in lender.ledger:
-        received[month_of(day_of(payment["paid_at"])), currency_of[payment["order_id"]]] += payment["amount"]
+        place = month_of(day_of(payment["paid_at"])), *group_of[payment["order_id"]]
+        received[place] += payment["amount"]
 
     expected_keys = set()
-    for currency in {currency for _, currency in disbursed}:
+    for group in {tuple(group) for _, *group in disbursed}:
         cumulative = ZERO
-        first = min(month for month, other in [*disbursed, *due, *received] if other == currency)
-        schedules = [s for order_id, s in lender.schedules.items() if currency_of[order_id] == currency]
+        first = min(month for month, *other in [*disbursed, *due, *received] if tuple(other) == group)
+        schedules = [s for order_id, s in lender.schedules.items() if group_of[order_id] == group]
         for month in months(first, month_of(lender.as_of)):
-            place = month, currency
+            place = month, *group
             expected_keys.add(place)
             measured_on = min(next_month(month) - DAY, lender.as_of)
             net = received[place] - disbursed[place]
             cumulative += net
-            rate = lender.rate_on(currency, measured_on)
+            rate = lender.rate_on(group[-1], measured_on)
             expected = {
                 "month": month,
-                "currency": currency,
+                **dict(zip(by, group, strict=True)),
                 "orders_disbursed": loans[place],
                 "disbursed_amount": disbursed[place],
                 "due_amount": due[place],

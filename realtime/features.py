@@ -30,7 +30,8 @@ class Features(msgspec.Struct, frozen=True, kw_only=True):
     requested_amount_brl: Decimal | None
     term_months_at_request: int
     prior_orders: int
-    prior_risk_score_mean: float | None
+    prior_risk_score_mean: float | None = None
+    """Decisions made before this was looked at lack it, and are replayed all the same."""
     customer_state: str | None
     monthly_income: Decimal | None
     age_at_request: int | None

@@ -30,6 +30,8 @@ class Features(msgspec.Struct, frozen=True, kw_only=True):
     requested_amount_brl: Decimal | None
     term_months_at_request: int
     prior_orders: int
+    prior_risk_score_mean: float | None = None
+    """Decisions made before this was looked at lack it, and are replayed all the same."""
     customer_state: str | None
     monthly_income: Decimal | None
     age_at_request: int | None
@@ -61,6 +63,7 @@ select
     end as requested_amount_brl,
     o.term_months as term_months_at_request,
     prior.orders as prior_orders,
+    scored.mean as prior_risk_score_mean,
     customer.state as customer_state,
     customer.monthly_income,
     floor((
@@ -94,6 +97,15 @@ left join lateral (
     from app.credit_orders as p
     where p.customer_id = o.customer_id and p.created_at < o.created_at - interval '500 microseconds'
 ) as prior on true
+left join lateral (
+    select sum(e.score)::float8 / nullif(count(e.score), 0) as mean
+    from app.credit_orders as p
+    join app.risk_evaluations as e using (order_id)
+    where
+        p.customer_id = o.customer_id
+        and e.evaluated_at < o.created_at + interval '500 microseconds'
+        and e.created_at < o.created_at + interval '500 microseconds'
+) as scored on true
 left join lateral (
     select v.*
     from realtime.customer_versions as v

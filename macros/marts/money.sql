@@ -35,6 +35,32 @@
 {%- endmacro %}
 
 
+{# Rates of as_of_date, one row per currency: into BRL (`sell`), and that of the book currency (`book_sell`). #}
+{% macro rates_into_book(fx_rates) -%}
+    select
+        currency,
+        sell,
+        max(case when currency = '{{ book_currency() }}' then sell end) over () as book_sell
+    from (
+        select
+            currency,
+            sell
+        from {{ fx_rates }}
+        where fx_date = {{ as_of_date() }}
+        union all
+        select
+            'BRL' as currency,
+            cast('1' as decimal(18, 8)) as sell
+    ) as quoted
+{%- endmacro %}
+
+
+{# An amount in the book currency; `rates` are those of `rates_into_book`, left joined on the amount's currency. #}
+{% macro convert_into_book(amount, currency, rates) -%}
+    {{ convert_money(amount, currency, rates ~ '.sell', "'" ~ book_currency() ~ "'", rates ~ '.book_sell') }}
+{%- endmacro %}
+
+
 {# A sum that is null as soon as one addend is null: a missing rate must not shrink a total. #}
 {% macro sum_unless_missing(expression) -%}
     case when count(*) = count({{ expression }}) then {{ money('sum(' ~ expression ~ ')') }} end

@@ -177,6 +177,20 @@ def test_every_model_has_a_primary_key_test(manifest: dict[str, Any]) -> None:
     assert nodes - tested == set()
 
 
+def test_every_mart_can_be_seen_by_partner_or_says_why_not(manifest: dict[str, Any]) -> None:
+    marts = {n["name"]: n for n in ours(manifest, "model") if n["schema"] == "marts"}
+    wrong = []
+    for name, mart in marts.items():
+        partner = "partner_id" in mart["columns"]
+        seen = partner or f"{name}_by_partner" in marts
+        reason = mart["config"]["meta"].get("not_by_partner", "")
+        wrong += [(name, "neither a partner nor a reason")] * (not seen and not reason.strip())
+        wrong += [(name, "a partner and a reason against it")] * (seen and bool(reason))
+        wrong += [(name, "no partner_id")] * (name.endswith("_by_partner") and not partner)
+    assert wrong == []
+    assert len([n for n in marts if n.endswith("_by_partner")]) > 6
+
+
 LOGIC = re.compile(r"\bcase\b|\bover\s*\(|\bjoin\b|\bgroup by\b")
 
 

@@ -17,7 +17,7 @@ SEED = random.SystemRandom().randrange(2**31)
 FUTURE = "2026-02-20"
 MODELS = (
     "int_credit_orders__dated int_credit_orders__customer int_credit_orders__evaluation"
-    " int_credit_orders__consents int_credit_orders__bank_behaviour int_fx_rates__daily int_loan_payments__net"
+    " int_credit_orders__consents int_credit_orders__prior_scores int_credit_orders__bank_behaviour int_fx_rates__daily int_loan_payments__net"
     " int_credit_orders__correlated ml_credit_risk_features credit_decisions"
 ).split()
 
@@ -33,7 +33,7 @@ FEATURES = {
     ).split(),
     "marts.ml_credit_risk_features": (
         "product_at_request purpose_at_request currency_at_request requested_amount_at_request requested_amount_brl"
-        " term_months_at_request prior_orders customer_state monthly_income age_at_request customer_days_at_request"
+        " term_months_at_request prior_orders prior_risk_score_mean customer_state monthly_income age_at_request customer_days_at_request"
         " requested_amount_to_income bureau_score_at_request bureau_score_age_days bureau_negative_records_at_request"
         " bureau_total_debt_at_request bank_inflow_90d_at_request bank_outflow_90d_at_request"
         " bank_transactions_90d_at_request bank_outflow_to_inflow_90d_at_request is_customer_known is_backfilled"
@@ -78,10 +78,12 @@ FACTS = {
         insert into staging.stg_app__risk_evaluations by name
         select e.* replace (
             uuid()::varchar as evaluation_id, 1 as score, 'x' as decision, ['x'] as reason_codes_mapped,
-            'x' as model_version, o.decided_at + interval (1 + random() * 9999) second as evaluated_at,
+            'x' as model_version,
+            greatest(o.decided_at, l.last_request) + interval (1 + random() * 9999) second as evaluated_at,
             'zz-later' as _batch_id
         )
         from staging.stg_app__risk_evaluations as e join staging.stg_app__credit_orders as o using (order_id)
+        join last_orders as l using (customer_id)
         where o.decided_at is not null
     """,
     "transactions booked later, and earlier ones that arrived later": """
@@ -191,6 +193,10 @@ LEAKS = {
     "intermediate/credit/int_credit_orders__consents.sql": [
         ("{{ is_known_at('consent_versions', 'credit_orders.requested_at') }}",
          "consent_versions.known_until is null", "has_bureau_consent_at_request"),
+    ],
+    "intermediate/credit/int_credit_orders__prior_scores.sql": [
+        ("range between unbounded preceding and current row", "range between unbounded preceding and unbounded following",
+         "prior_risk_score_mean"),
     ],
     "intermediate/credit/int_credit_orders__dated.sql": [
         ("rank() over (partition by customer_id order by created_at) - 1", "count(*) over (partition by customer_id)",

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from conftest import Day
 
 SAO_PAULO = ZoneInfo("America/Sao_Paulo")
 ZERO = Decimal("0.00")
@@ -125,7 +126,7 @@ class Lender:
     superseded: dict[str, list[tuple[Instalment, date]]]
     """Instalments of versions that were replaced, with the day of it."""
     ledger: list[dict]
-    written_off: set[str]
+    written_off: dict[str, date]
     transactions: dict[int, list[dict]]
     scores: dict[str, list[dict]]
     events: dict[int, list[dict]]
@@ -171,9 +172,15 @@ def superseded_schedules(
     return superseded
 
 
+@pytest.fixture(scope="module", params=["synthetic_day2", "another_seed"])
+def built(request: pytest.FixtureRequest) -> Day:
+    """A day of a world, of two seeds."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture(scope="module")
-def lender(synthetic_day2) -> Lender:
-    lake = synthetic_day2.lake
+def lender(built) -> Lender:
+    lake = built.lake
     as_of = max(
         date.fromisoformat(p.name.split("=")[1]) for p in (lake / "raw/app/customers").glob("extract_date=*")
     )
@@ -226,8 +233,8 @@ def lender(synthetic_day2) -> Lender:
         superseded=superseded_schedules(installments, loan_events, ledger),
         ledger=ledger,
         written_off={
-            row["order_id"]
-            for row in loan_events
+            row["order_id"]: day_of(row["occurred_at"])
+            for row in sorted(loan_events, key=lambda e: e["occurred_at"], reverse=True)
             if row["kind"] == "written_off" and day_of(row["occurred_at"]) <= as_of
         },
         transactions=by(transactions, "customer_id"),
@@ -246,11 +253,11 @@ def lender(synthetic_day2) -> Lender:
 
 
 @pytest.fixture(scope="module")
-def mart(synthetic_day2):
+def mart(built):
     """Read a mart: `mart("customer_360", "customer_id")` gives its rows by that key."""
 
     def read(name: str, *key: str) -> dict:
-        with duckdb.connect(str(synthetic_day2.warehouse), read_only=True) as connection:
+        with duckdb.connect(str(built.warehouse), read_only=True) as connection:
             rows = connection.sql(f"select * from marts.{name}")
             columns = rows.columns
             records = [dict(zip(columns, row, strict=True)) for row in rows.fetchall()]
@@ -278,46 +285,48 @@ def outcome(lender: Lender, order: dict) -> str | None:
         return "defaulted"
     if not any(i.unpaid(lender.as_of) for i in schedule):
         return "paid_off"
-    return "late" if days_past_due(lender, schedule) else "current"
+    return "late" if days_past_due(schedule, lender.as_of) else "current"
 
 
-def days_past_due(lender: Lender, schedule: list[Instalment]) -> int:
-    open_since = [i.due_date for i in schedule if i.due_date < lender.as_of and i.unpaid(lender.as_of)]
-    return (lender.as_of - min(open_since)).days if open_since else 0
+def days_past_due(schedule: list[Instalment], day: date) -> int:
+    open_since = [i.due_date for i in schedule if i.due_date < day and i.unpaid(day)]
+    return (day - min(open_since)).days if open_since else 0
 
 
-def test_cash_flow_is_what_orders_schedules_and_ledger_say(lender, mart):
-    actual = mart("monthly_cash_flow", "month", "currency")
-    currency_of = {order["order_id"]: order["currency"] for order in lender.orders}
+@pytest.mark.parametrize("by", [("currency",), ("partner_id", "currency")])
+def test_cash_flow_is_what_orders_schedules_and_ledger_say(lender, mart, by):
+    actual = mart("monthly_cash_flow" + ("_by_partner" if "partner_id" in by else ""), "month", *by)
+    group_of = {order["order_id"]: tuple(order[column] for column in by) for order in lender.orders}
     disbursed, due, received = (defaultdict(lambda: ZERO) for _ in range(3))
     loans: dict[tuple, int] = defaultdict(int)
     for order in lender.orders:
         if order["disbursed_at"]:
-            place = month_of(day_of(order["disbursed_at"])), order["currency"]
+            place = month_of(day_of(order["disbursed_at"])), *group_of[order["order_id"]]
             loans[place] += 1
             disbursed[place] += order["disbursed_amount"]
     for order_id, schedule in lender.schedules.items():
         for instalment in schedule:
             if instalment.due_date <= lender.as_of:
-                due[month_of(instalment.due_date), currency_of[order_id]] += instalment.due
+                due[month_of(instalment.due_date), *group_of[order_id]] += instalment.due
     for payment in lender.ledger:
-        received[month_of(day_of(payment["paid_at"])), currency_of[payment["order_id"]]] += payment["amount"]
+        place = month_of(day_of(payment["paid_at"])), *group_of[payment["order_id"]]
+        received[place] += payment["amount"]
 
     expected_keys = set()
-    for currency in {currency for _, currency in disbursed}:
+    for group in {tuple(group) for _, *group in disbursed}:
         cumulative = ZERO
-        first = min(month for month, other in [*disbursed, *due, *received] if other == currency)
-        schedules = [s for order_id, s in lender.schedules.items() if currency_of[order_id] == currency]
+        first = min(month for month, *other in [*disbursed, *due, *received] if tuple(other) == group)
+        schedules = [s for order_id, s in lender.schedules.items() if group_of[order_id] == group]
         for month in months(first, month_of(lender.as_of)):
-            place = month, currency
+            place = month, *group
             expected_keys.add(place)
             measured_on = min(next_month(month) - DAY, lender.as_of)
             net = received[place] - disbursed[place]
             cumulative += net
-            rate = lender.rate_on(currency, measured_on)
+            rate = lender.rate_on(group[-1], measured_on)
             expected = {
                 "month": month,
-                "currency": currency,
+                **dict(zip(by, group, strict=True)),
                 "orders_disbursed": loans[place],
                 "disbursed_amount": disbursed[place],
                 "due_amount": due[place],
@@ -336,6 +345,140 @@ def test_cash_flow_is_what_orders_schedules_and_ledger_say(lender, mart):
     assert any(row["fx_rate_to_brl"] not in (1, None) for row in actual.values())
 
 
+BUCKETS = {  # days since an instalment was due, from and to
+    "due_1_30_amount": (-30, -1),
+    "due_31_90_amount": (-90, -31),
+    "due_91_360_amount": (-360, -91),
+    "due_after_360_amount": (-99_999, -361),
+    "overdue_amount": (0, 99_999),
+    "overdue_0_14_amount": (0, 14),
+    "overdue_15_30_amount": (15, 30),
+    "overdue_31_60_amount": (31, 60),
+    "overdue_61_90_amount": (61, 90),
+    "overdue_after_90_amount": (91, 99_999),
+}
+
+
+@pytest.fixture(scope="module")
+def positions(lender) -> list[dict]:
+    """Every loan at every month's end since it was paid out."""
+    found = []
+    for order in lender.orders:
+        if not order["disbursed_at"]:
+            continue
+        order_id, disbursed = order["order_id"], day_of(order["disbursed_at"])
+        schedule = lender.schedules[order_id]
+        for month in months(month_of(disbursed), month_of(lender.as_of)):
+            day = min(next_month(month) - DAY, lender.as_of)
+            amounts = [((day - i.due_date).days, i.unpaid(day)) for i in schedule]
+            past_due = days_past_due(schedule, day)
+            lost = lender.written_off.get(order_id, date.max) <= day
+            defaulted = (
+                lost
+                or any(i.was_ever_past_due(90, day) for i in schedule)
+                or any(
+                    i.was_ever_past_due(90, min(until, day))
+                    for i, until in lender.superseded.get(order_id, [])
+                )
+            )
+            found.append(
+                {
+                    **{
+                        name: order[name]
+                        for name in ("order_id", "customer_id", "partner_id", "product", "currency")
+                    },
+                    "month": month,
+                    "measured_on": day,
+                    "disbursed_date": disbursed,
+                    "months_on_book": (month.year - disbursed.year) * 12 + month.month - disbursed.month,
+                    "disbursed_amount": order["disbursed_amount"],
+                    "outstanding_amount": sum((i.unpaid_principal(day) for i in schedule), ZERO),
+                    **{
+                        name: sum((unpaid for age, unpaid in amounts if low <= age <= high), ZERO)
+                        for name, (low, high) in BUCKETS.items()
+                    },
+                    "days_past_due": past_due,
+                    "is_defaulted": defaulted,
+                    "is_written_off": lost,
+                    "risk_stage": 3 if defaulted or past_due > 90 else 2 if past_due > 30 else 1,
+                }
+            )
+    return found
+
+
+def test_monthly_positions_are_what_was_open_then(positions, mart):
+    actual = mart("scr_monthly_position", "order_id", "month")
+    assert len(actual) == len(positions)
+    for expected in positions:
+        assert actual[expected["order_id"], expected["month"]] == expected
+    assert {p["risk_stage"] for p in positions} == {1, 2, 3}
+    assert all(any(p[name] for p in positions) for name in ("overdue_61_90_amount", "due_91_360_amount"))
+
+
+@pytest.mark.parametrize("by_partner", [False, True])
+def test_vintages_are_their_loans_at_each_age(positions, mart, by_partner):
+    key = ("vintage_month", "months_on_book", "currency", *(["partner_id"] if by_partner else []))
+    groups = defaultdict(list)
+    for position in positions:
+        position = position | {"vintage_month": month_of(position["disbursed_date"])}
+        groups[tuple(position[column] for column in key)].append(position)
+    actual = mart("loan_vintages" + ("_by_partner" if by_partner else ""), *key)
+    assert set(actual) == set(groups)
+    for place, loans in groups.items():
+        lent = sum(p["disbursed_amount"] for p in loans)
+        lost = sum((p["outstanding_amount"] for p in loans if p["is_defaulted"]), ZERO)
+        late = {days: [p for p in loans if p["days_past_due"] > days] for days in (30, 60, 90)}
+        defaulted = sum(p["is_defaulted"] for p in loans)
+        assert actual[place] == {
+            **dict(zip(key, place, strict=True)),
+            "loans": len(loans),
+            "disbursed_amount": lent,
+            "outstanding_amount": sum(p["outstanding_amount"] for p in loans),
+            **{f"loans_late_{days}": len(those) for days, those in late.items()},
+            **{
+                f"outstanding_late_{days}_amount": sum((p["outstanding_amount"] for p in those), ZERO)
+                for days, those in late.items()
+            },
+            "loans_defaulted": defaulted,
+            "loss_amount": lost,
+            "default_rate": defaulted / len(loans),
+            "loss_rate": float(lost) / float(lent),
+        }
+
+
+@pytest.mark.parametrize("by_partner", [False, True])
+def test_the_funnel_counts_each_step_in_its_month(lender, mart, by_partner):
+    key = ("month", "product", *(["partner_id"] if by_partner else []))
+    steps = defaultdict(lambda: defaultdict(list))
+    for order in lender.orders:
+        for step, moment in (
+            ("requested", order["created_at"]),
+            (order["status"], order["decided_at"]),
+            ("disbursed", order["disbursed_at"]),
+        ):
+            if moment:
+                place = (month_of(day_of(moment)), *(order[column] for column in key[1:]))
+                steps[place][step].append(order)
+    actual = mart("approval_funnel" + ("_by_partner" if by_partner else ""), *key)
+    assert set(actual) == set(steps)
+    for place, orders in steps.items():
+        decided = orders["approved"] + orders["rejected"]
+        hours = [(o["decided_at"] - o["created_at"]) / timedelta(hours=1) for o in decided]
+        row = actual[place]
+        assert row["orders_requested"] == len(orders["requested"])
+        assert row["orders_approved"] == len(orders["approved"])
+        assert row["orders_rejected"] == len(orders["rejected"])
+        assert row["orders_disbursed"] == len(orders["disbursed"])
+        if not decided:
+            assert {row[c] for c in ("approval_rate", "hours_to_decision", "decided_within_a_day_rate")} == {
+                None
+            }
+            continue
+        assert row["approval_rate"] == len(orders["approved"]) / len(decided)
+        assert row["hours_to_decision"] == pytest.approx(sum(hours) / len(hours), abs=1e-6)
+        assert row["decided_within_a_day_rate"] == sum(h <= 24 for h in hours) / len(hours)
+
+
 def test_repayment_is_what_the_ledger_says(lender, mart):
     actual = mart("credit_decisions", "order_id")
     outcomes = defaultdict(int)
@@ -347,7 +490,7 @@ def test_repayment_is_what_the_ledger_says(lender, mart):
         assert row["outstanding_amount"] == (
             sum((i.unpaid_principal(lender.as_of) for i in schedule), ZERO) if disbursed else None
         )
-        assert row["days_past_due"] == (days_past_due(lender, schedule) if disbursed else None)
+        assert row["days_past_due"] == (days_past_due(schedule, lender.as_of) if disbursed else None)
         assert row["repayment_outcome"] == outcome(lender, order)
         # The lender's own word, which the mart uses for nothing but defaults, says the same.
         assert row["repayment_outcome"] == order["repayment_status"]
@@ -449,7 +592,7 @@ def test_customer_360_sums_the_customer_up(lender, mart):
             ],
         )
         assert row["days_past_due_max"] == max(
-            (days_past_due(lender, lender.schedules[o["order_id"]]) for o in loans), default=0
+            (days_past_due(lender.schedules[o["order_id"]], lender.as_of) for o in loans), default=0
         )
         seen["foreign"] += any(o["currency"] != "BRL" for o in own)
 
@@ -549,10 +692,10 @@ def test_bank_flow_is_what_the_transactions_say(lender, mart):
     assert actual == expected
 
 
-def test_marts_hold_no_clear_personal_data(lender, synthetic_day2):
+def test_marts_hold_no_clear_personal_data(lender, built):
     """No name, CPF, e-mail, phone or birth date of anybody, in any column."""
     secrets = {str(c[k]) for c in lender.customers for k in ("full_name", "cpf", "email", "phone") if c[k]}
-    with duckdb.connect(str(synthetic_day2.warehouse), read_only=True) as connection:
+    with duckdb.connect(str(built.warehouse), read_only=True) as connection:
         tables = connection.sql(
             "select table_name from information_schema.tables where table_schema = 'marts'"
         ).fetchall()

@@ -12,7 +12,7 @@ import duckdb
 import pytest
 from conftest import ROOT, Day, TwoDays
 
-from reporting import charts, diagram
+from reporting import charts, diagram, lineage
 from reporting.__main__ import main
 
 
@@ -126,3 +126,24 @@ def test_the_diagram_is_current(synthetic: TwoDays) -> None:
         if n["resource_type"] == "model" and n["schema"] == "marts"
     }
     assert all(re.search(rf"^    {mart} {{$", drawn, re.MULTILINE) for mart in marts)
+
+
+def test_lineage_follows_columns_and_talks_to_nobody(synthetic: TwoDays) -> None:
+    pipeline = synthetic.pipeline
+    pipeline.dbt("docs", "generate")
+    assert "/lineage/index.html" in pipeline.run(sys.executable, "-m", "reporting.lineage")
+    folder = pipeline.folder / "target" / "lineage"
+    known = json.loads((folder / "colibri-manifest.json").read_text())["lineage"]["edges"]
+    edges = {
+        tuple(e[k].split(".")[-1] for k in ("source", "sourceColumn", "target", "targetColumn"))
+        for e in known
+    }
+    assert ("stg_bureau__scores", "score", "customer_360", "bureau_score_latest") in edges
+    assert ("scores", "score", "stg_bureau__scores", "score") in edges
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert page.index("<head>") < page.index("default-src 'none'") < page.index("<script")
+    assert "connect-src" not in page[: page.index("<script")]
+    outside = re.findall(r"""<(?:script|link|img|iframe)[^>]+(?:src|href)=["']?(?:https?:)?//""", page)
+    assert outside == []
+    with pytest.raises(ValueError, match="has no <head>"):
+        lineage.closed("<html></html>")

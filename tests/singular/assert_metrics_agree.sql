@@ -7,7 +7,8 @@
     ref('customer_engagement_monthly'), ref('customer_segments'), ref('engagement_cohorts'),
     ref('engagement_cohorts_by_partner'), ref('engagement_monthly'), ref('engagement_monthly_by_partner'),
     ref('fx_exposure'), ref('loan_vintages'), ref('loan_vintages_by_partner'), ref('ml_cash_flow_forecast'),
-    ref('monthly_cash_flow'), ref('refusal_reasons'), ref('refusal_reasons_by_partner'), ref('scr_monthly_position'),
+    ref('monthly_cash_flow'), ref('monthly_cash_flow_by_partner'), ref('refusal_reasons'),
+    ref('refusal_reasons_by_partner'), ref('scr_monthly_position'),
 ] -%}
 {%- set metrics = ref('metrics') -%}
 {%- set first = {} -%}

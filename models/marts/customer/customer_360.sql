@@ -47,28 +47,9 @@ fx_rates as (
 
 ),
 
----------- rates as of as_of_date
-
 rates as (
 
-    select
-        currency,
-        sell
-    from fx_rates
-    where fx_date = {{ as_of_date() }}
-    union all
-    select
-        'BRL' as currency,
-        cast('1' as decimal(18, 8)) as sell
-
-),
-
--- one row, without a rate where there is none
-book_rate as (
-
-    select max(sell) as sell
-    from rates
-    where currency = {{ book }}
+    {{ rates_into_book('fx_rates') }}
 
 ),
 
@@ -114,17 +95,13 @@ orders_converted as (
         orders_by_currency.loans_late,
         orders_by_currency.loans_defaulted,
         orders_by_currency.days_past_due,
-        {{ convert_money(
-            'orders_by_currency.requested_amount', 'orders_by_currency.currency', 'rates.sell', book, 'book_rate.sell'
-        ) }} as requested_amount,
-        {{ convert_money(
-            'orders_by_currency.approved_amount', 'orders_by_currency.currency', 'rates.sell', book, 'book_rate.sell'
-        ) }} as approved_amount,
-        {{ convert_money(
-            'orders_by_currency.outstanding_amount', 'orders_by_currency.currency', 'rates.sell', book, 'book_rate.sell'
-        ) }} as outstanding_amount
+        {{ convert_into_book('orders_by_currency.requested_amount', 'orders_by_currency.currency', 'rates') }}
+            as requested_amount,
+        {{ convert_into_book('orders_by_currency.approved_amount', 'orders_by_currency.currency', 'rates') }}
+            as approved_amount,
+        {{ convert_into_book('orders_by_currency.outstanding_amount', 'orders_by_currency.currency', 'rates') }}
+            as outstanding_amount
     from orders_by_currency
-    cross join book_rate
     left join rates on orders_by_currency.currency = rates.currency
 
 ),
@@ -173,17 +150,10 @@ bank_converted as (
 
     select
         bank_by_currency.customer_id,
-        {{ convert_money(
-            'bank_by_currency.balance', 'bank_by_currency.currency', 'rates.sell', book, 'book_rate.sell'
-        ) }} as balance,
-        {{ convert_money(
-            'bank_by_currency.inflow_90d', 'bank_by_currency.currency', 'rates.sell', book, 'book_rate.sell'
-        ) }} as inflow_90d,
-        {{ convert_money(
-            'bank_by_currency.outflow_90d', 'bank_by_currency.currency', 'rates.sell', book, 'book_rate.sell'
-        ) }} as outflow_90d
+        {{ convert_into_book('bank_by_currency.balance', 'bank_by_currency.currency', 'rates') }} as balance,
+        {{ convert_into_book('bank_by_currency.inflow_90d', 'bank_by_currency.currency', 'rates') }} as inflow_90d,
+        {{ convert_into_book('bank_by_currency.outflow_90d', 'bank_by_currency.currency', 'rates') }} as outflow_90d
     from bank_by_currency
-    cross join book_rate
     left join rates on bank_by_currency.currency = rates.currency
 
 ),

@@ -38,28 +38,9 @@ fx_rates as (
 
 ),
 
----------- rates as of as_of_date
-
 rates as (
 
-    select
-        currency,
-        sell
-    from fx_rates
-    where fx_date = {{ as_of_date() }}
-    union all
-    select
-        'BRL' as currency,
-        cast('1' as decimal(18, 8)) as sell
-
-),
-
--- one row, without a rate where there is none
-book_rate as (
-
-    select max(sell) as sell
-    from rates
-    where currency = '{{ book_currency() }}'
+    {{ rates_into_book('fx_rates') }}
 
 ),
 
@@ -84,12 +65,8 @@ orders_converted as (
         orders_by_currency.customer_id,
         orders_by_currency.orders,
         orders_by_currency.last_requested_date,
-        {{ convert_money(
-            'orders_by_currency.amount', 'orders_by_currency.currency', 'rates.sell',
-            "'" ~ book_currency() ~ "'", 'book_rate.sell'
-        ) }} as amount
+        {{ convert_into_book('orders_by_currency.amount', 'orders_by_currency.currency', 'rates') }} as amount
     from orders_by_currency
-    cross join book_rate
     left join rates on orders_by_currency.currency = rates.currency
 
 ),

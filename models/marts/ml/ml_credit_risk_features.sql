@@ -6,10 +6,17 @@ credit_orders as (
 
 ),
 
+prior_scores as (
+
+    select * from {{ ref('int_credit_orders__prior_scores') }}
+
+),
+
 labelled as (
 
     select
-        *,
+        credit_orders.*,
+        prior_scores.prior_risk_score_mean,
         {{ convert_money(
             'requested_amount_at_request',
             'currency_at_request',
@@ -18,6 +25,7 @@ labelled as (
         ) }} as requested_amount_brl,
         cast({{ dbt.dateadd('month', label_months(), 'disbursed_date') }} as date) as label_due_on
     from credit_orders
+    left join prior_scores on credit_orders.order_id = prior_scores.order_id
 
 ),
 
@@ -39,6 +47,7 @@ final as (
         requested_amount_brl,
         cast(term_months_at_request as integer) as term_months_at_request,
         cast(prior_orders as integer) as prior_orders,
+        prior_risk_score_mean,
 
         ---------- the customer
         customer_state,

@@ -1,0 +1,1 @@
+{{ monthly_cash_flow(by=['partner_id']) }}

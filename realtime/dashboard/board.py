@@ -23,6 +23,7 @@ from realtime.settings import Clock
 
 _SHOWN = 100  # orders that a viewer begins with
 _PENDING = 64  # frames that wait for a slow viewer
+_PENDING_BYTES = 4_000_000
 _REFRESH = 300.0  # seconds until the tables are asked again, for what no event tells
 _HEALTH = 5.0
 _SUMMARY = 1.0
@@ -44,6 +45,7 @@ class Viewer:
 
     def __init__(self) -> None:
         self._frames: deque[bytes] = deque()
+        self._bytes = 0
         self._lost = False
         self._changed = asyncio.Event()
         self.is_closed = False
@@ -52,15 +54,17 @@ class Viewer:
         """Queues a frame; too many of them are all dropped."""
         if self._lost:
             return
-        if len(self._frames) >= _PENDING:
+        if len(self._frames) >= _PENDING or self._bytes > _PENDING_BYTES:
             self.lose()
             return
         self._frames.append(frame)
+        self._bytes += len(frame)
         self._changed.set()
 
     def lose(self) -> None:
         """What was queued is void: the viewer has to begin anew."""
         self._frames.clear()
+        self._bytes = 0
         self._lost = True
         self._changed.set()
 
@@ -84,6 +88,7 @@ class Viewer:
             return None
         frames = b"".join(self._frames)
         self._frames.clear()
+        self._bytes = 0
         return frames
 
 

@@ -6,9 +6,9 @@ First in Chromium, with service, worker and bureau as they are: how long until a
 figures, what its scripts weigh, and how long from posting an order until its line is drawn.
 
 Then orders arrive at a steady rate, by the service's own statements in transactions of a fixed size, so that
-their number does not depend on how busy the machine is: once with one viewer, once with many. Compared is what
-PostgreSQL counts as committed. The viewers are of all kinds: staff who see all, partners who see their own, staff
-who look at refusals. Each counts the events that it was sent; one of each kind reads them all.
+their number does not depend on how busy the machine is: once with one viewer, once with many. Compared is
+what PostgreSQL counts as committed. The viewers are of all kinds: staff who see all, partners who see their
+own, staff who look at refusals. Each counts the events that it was sent; one of each kind reads them all.
 """
 
 import argparse
@@ -100,7 +100,7 @@ def _percentile(values: list[float], share: float) -> float:
 
 _WATCH = """
 new MutationObserver(() => {
-    if (!window.firstView && document.querySelector('#figure-total dd span')) window.firstView = performance.now();
+    if (document.querySelector('#figure-total dd span')) window.firstView ??= performance.now();
     for (const line of document.querySelectorAll('#orders tbody tr:not([data-noted])')) {
         line.dataset.noted = 'yes';
         requestAnimationFrame(() => setTimeout(() => (window.seen ??= {})[line.dataset.order] = Date.now()));
@@ -126,7 +126,8 @@ def _measure_page(stack: Stack, dashboard: Dashboard, orders: int) -> list[str]:
             page = context.new_page()
             page.add_init_script(_WATCH)
             page.goto(f"{dashboard.url}/dashboard")
-            page.wait_for_function("window.firstView")
+            while not page.evaluate("window.firstView"):
+                page.wait_for_timeout(20)
             views.append(page.evaluate("window.firstView"))
             scripts = page.evaluate(
                 "performance.getEntriesByType('resource').filter((r) => r.name.endsWith('.js'))"

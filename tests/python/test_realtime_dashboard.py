@@ -124,6 +124,31 @@ def state(client: httpx.Client, **query: str) -> dict[str, Any]:
     return answer.json()
 
 
+def eventually(page: Any, condition: str) -> None:
+    """Waits for a condition; the page's policy lets nobody evaluate texts within it."""
+    deadline = time.monotonic() + PATIENCE / 1000
+    while not page.evaluate(condition):
+        assert time.monotonic() < deadline, condition
+        time.sleep(0.05)
+
+
+def settled(stack: Stack, client: httpx.Client) -> dict[str, Any]:
+    """The figures of the month, once all that has happened is in them."""
+    stack.wait_until_decided()
+    deadline = time.monotonic() + 60
+    while True:
+        summary = state(client, window="month")["summary"]
+        with stack.connect() as connection:
+            tables = connection.execute(
+                "select status, count(*) from app.credit_orders where created_at >= to_timestamp(%s) group by 1",
+                (summary["series"]["start"][0] / 1000,),
+            ).fetchall()
+        if {status: n for status, n in summary["counts"].items() if n} == dict(tables):
+            return summary
+        assert time.monotonic() < deadline, (summary["counts"], tables)
+        time.sleep(0.1)
+
+
 # ---------- the stream
 
 
@@ -271,28 +296,10 @@ def test_figures_move_with_the_orders_and_equal_the_tables(stack: Stack, dashboa
     client = dashboard.client()
     for _ in range(6):
         post(stack)
-    stack.wait_until_decided()
-    with stack.connect() as connection:
-        tables = dict(
-            connection.execute(
-                "select status, count(*) from app.credit_orders where created_at >= %s group by 1",
-                (
-                    datetime.fromtimestamp(
-                        state(client, window="month")["summary"]["series"]["start"][0] / 1000, UTC
-                    ),
-                ),
-            ).fetchall()
-        )
-    deadline = time.monotonic() + 30
-    while True:
-        summary = state(client, window="month")["summary"]
-        counts = {status: n for status, n in summary["counts"].items() if n}
-        if counts == tables or time.monotonic() > deadline:
-            break
-        time.sleep(0.1)
-    assert counts == tables
-    assert sum(sum(summary["series"][status]) for status in tables) == sum(tables.values())
-    assert sum(line[2] for line in summary["products"]) == sum(tables.values())
+    summary = settled(stack, client)
+    orders = sum(summary["counts"].values())
+    assert sum(sum(summary["series"][status]) for status in summary["counts"]) == orders
+    assert sum(line[2] for line in summary["products"]) == orders
     # Kept current by events is the same as read from the tables.
     dashboard.stop()
     dashboard.start()
@@ -310,7 +317,7 @@ def test_a_review_moves_an_order_and_its_story_says_who(stack: Stack, dashboard:
         stack.wait_until_decided()
         story = client.get(f"/dashboard/api/orders/{body['order_id']}").json()
         order = story if story["status"] == "rejected" else None
-    before = state(client)["summary"]
+    before = settled(stack, client)
     answer = httpx.post(
         f"{stack.url}/v1/credit-orders/{order['order_id']}/review",
         json={
@@ -323,9 +330,7 @@ def test_a_review_moves_an_order_and_its_story_says_who(stack: Stack, dashboard:
         headers={"X-Api-Key": stack.keys[""]},
     )
     assert answer.status_code == 200
-    deadline = time.monotonic() + 30
-    while (after := state(client)["summary"])["counts"] == before["counts"]:
-        assert time.monotonic() < deadline
+    after = settled(stack, client)
     story = client.get(f"/dashboard/api/orders/{order['order_id']}").json()
     seen_by_partner = dashboard.client(partner).get(f"/dashboard/api/orders/{order['order_id']}").text
 
@@ -575,9 +580,7 @@ def test_a_posted_order_appears_and_changes(
     stack.wait_until_decided()
     story = dashboard.client().get(f"/dashboard/api/orders/{body['order_id']}").json()
     line.locator(f".chip.{story['status']}").wait_for()
-    page.wait_for_function(
-        f"document.querySelector('#figure-total dd').innerText.replace(',', '') == {before + 1}"
-    )
+    eventually(page, f"document.querySelector('#figure-total dd').innerText.replace(',', '') == {before + 1}")
 
 
 def test_a_restarted_server_is_resumed(
@@ -603,9 +606,10 @@ def test_filters_and_one_order(stack: Stack, dashboard: Dashboard, open_page: Ca
     assert page.input_value("#partner") == partner
     page.locator(f"tr[data-order='{body['order_id']}']").wait_for()
     page.select_option("#status", "rejected")
-    page.wait_for_function(
+    eventually(
+        page,
         "[...document.querySelectorAll('#orders tbody tr')].length"
-        " && [...document.querySelectorAll('#orders tbody .chip')].every((c) => c.classList.contains('rejected'))"
+        " && [...document.querySelectorAll('#orders tbody .chip')].every((c) => c.classList.contains('rejected'))",
     )
     assert "status=rejected" in page.url
     partners = page.locator("#orders tbody td:nth-child(3)").all_inner_texts()
@@ -628,9 +632,9 @@ def test_filters_and_one_order(stack: Stack, dashboard: Dashboard, open_page: Ca
     page.click("#clear")
     page.locator(f"tr[data-order='{hidden}']").wait_for()
     page.click("#windows button:nth-child(3)")
-    page.wait_for_function("document.querySelector('#chart-title').innerText.includes('yesterday')")
+    eventually(page, "document.querySelector('#chart-title').innerText.includes('yesterday')")
     page.go_back()
-    page.wait_for_function("!document.querySelector('#chart-title').innerText.includes('yesterday')")
+    eventually(page, "!document.querySelector('#chart-title').innerText.includes('yesterday')")
     with page.expect_download() as download:
         page.click("#csv")
     assert download.value.suggested_filename.startswith("credit-orders-month")

@@ -1,22 +1,31 @@
 """The dashboard in a real browser and over HTTP, above a real service, worker and PostgreSQL."""
 
+import asyncio
+import base64
 import csv
+import hashlib
 import io
 import json
 import os
 import random
 import re
 import socket
+import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+from joserfc import jwt
+from joserfc.jwk import RSAKey
 
 from realtime.dashboard import assets
 from realtime.dashboard.access import Attempts, Signer, Users, add_user, read_users
@@ -27,7 +36,7 @@ from realtime.dashboard.history import without_personal
 from realtime.errors import RealtimeError
 from realtime.orders import Refusal
 from tests.soak.dashboard import Dashboard, Event, events
-from tests.soak.realtime import Stack, order_body
+from tests.soak.realtime import Stack, free_ports, order_body
 
 CHROMIUM = Path("/usr/bin/chromium")
 RNG = random.Random(12)
@@ -54,7 +63,8 @@ def other(stack: Stack, dashboard: Dashboard) -> Iterator[Dashboard]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def browser(dashboard: Dashboard) -> Iterator[Any]:
+    """After the processes: while Playwright runs, this thread cannot run another event loop."""
     if not CHROMIUM.exists():
         missing = f"{CHROMIUM} is missing: apt-get install chromium"
         if os.environ.get("CI") == "true":
@@ -276,9 +286,8 @@ def test_a_queue_drops_everything_once_it_is_full() -> None:
         assert await viewer.take(1) is None
         assert await viewer.take(0.01) == b""
 
-    import asyncio
-
-    asyncio.run(play())
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, play()).result()
 
 
 def test_snapshots_say_what_they_see() -> None:
@@ -350,8 +359,6 @@ def test_a_review_moves_an_order_and_its_story_says_who(stack: Stack, dashboard:
 
 
 def test_percentiles_lie_close() -> None:
-    from collections import Counter
-
     times = Counter(step(ms) for ms in range(1, 10_001))
     for share in (0.05, 0.5, 0.95):
         assert percentile(times, share) == pytest.approx(share * 10, rel=0.03)
@@ -729,3 +736,136 @@ def test_it_stops_while_somebody_looks(dashboard: Dashboard) -> None:
         assert dashboard.stop() == 0
         assert time.monotonic() - began < 15  # it does not wait for those who look
     dashboard.start()
+
+
+# ---------- login by an identity provider
+
+
+class _Provider(BaseHTTPRequestHandler):
+    """A small OpenID Connect provider: agrees to whoever asks, and checks PKCE and the client as it must."""
+
+    key: Any
+    mischief = ""
+    subject = "subject-of-ana"
+    asked: ClassVar[dict[str, dict[str, str]]] = {}
+
+    def do_GET(self) -> None:
+        where = urlsplit(self.path)
+        issuer = f"http://127.0.0.1:{self.server.server_port}"
+        if where.path == "/.well-known/openid-configuration":
+            self._send(
+                {
+                    "issuer": issuer,
+                    "authorization_endpoint": f"{issuer}/authorize",
+                    "token_endpoint": f"{issuer}/token",
+                    "jwks_uri": f"{issuer}/keys",
+                }
+            )
+        elif where.path == "/keys":
+            self._send({"keys": [self.key.as_dict(private=False, kid="a-key", use="sig", alg="RS256")]})
+        else:
+            query = {name: values[0] for name, values in parse_qs(where.query).items()}
+            code = str(uuid.uuid4())
+            self.asked[code] = query
+            self.send_response(302)
+            self.send_header("Location", f"{query['redirect_uri']}?code={code}&state={query['state']}")
+            self.end_headers()
+
+    def do_POST(self) -> None:
+        form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        asked = self.asked.pop(form["code"][0])
+        challenge = hashlib.sha256(form["code_verifier"][0].encode()).digest()
+        client = base64.b64decode(self.headers["Authorization"].removeprefix("Basic ")).decode()
+        if (
+            base64.urlsafe_b64encode(challenge).decode().rstrip("=") != asked["code_challenge"]
+            or asked["code_challenge_method"] != "S256"
+            or client != "dashboard:secret"
+            or form["redirect_uri"][0] != asked["redirect_uri"]
+        ):
+            self.send_response(400)
+            self.end_headers()
+            return
+        now = int(time.time())
+        claims = {
+            "iss": f"http://127.0.0.1:{self.server.server_port}",
+            "aud": "dashboard",
+            "sub": self.subject,
+            "iat": now,
+            "exp": now + 300,
+            "nonce": asked["nonce"],
+        }
+        key, header = self.key, {"alg": "RS256", "kid": "a-key"}
+        match self.mischief:
+            case "nonce":
+                claims["nonce"] = "another"
+            case "audience":
+                claims["aud"] = "another"
+            case "issuer":
+                claims["iss"] = "http://another"
+            case "expired":
+                claims |= {"iat": now - 1000, "exp": now - 500}
+            case "signature":
+                key = RSAKey.generate_key(2048)
+        token = jwt.encode(header, claims, key)
+        if self.mischief == "unsigned":
+            parts = [json.dumps({"alg": "none"}).encode(), json.dumps(claims).encode()]
+            token = ".".join(base64.urlsafe_b64encode(p).decode().rstrip("=") for p in parts) + "."
+        self._send({"access_token": "x", "token_type": "Bearer", "id_token": token})
+
+    def _send(self, content: dict[str, Any]) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_login_by_an_identity_provider(stack: Stack, dashboard: Dashboard) -> None:
+    _Provider.key = RSAKey.generate_key(2048)
+    provider = ThreadingHTTPServer(("127.0.0.1", 0), _Provider)
+    thread = threading.Thread(target=provider.serve_forever)
+    thread.start()
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    add_user(dashboard.users, "ana by provider", None, "subject-of-ana")
+    settings = {
+        "REALTIME_OIDC_ISSUER": f"http://127.0.0.1:{provider.server_port}",
+        "REALTIME_OIDC_CLIENT_ID": "dashboard",
+        "REALTIME_OIDC_CLIENT_SECRET": "secret",
+        "REALTIME_DASHBOARD_URL": url,
+    }
+    try:
+        with Dashboard(stack, port, settings, dashboard.passwords):
+            with httpx.Client(base_url=url, follow_redirects=True, timeout=30) as client:
+                answer = client.get("/dashboard?window=day")
+                assert (answer.status_code, str(answer.url)) == (200, f"{url}/dashboard?window=day")
+                assert 'data-name="ana by provider"' in answer.text
+                assert client.get("/dashboard/api/state").status_code == 200
+                # A password is no way in beside it.
+                form = {"name": "ana", "password": dashboard.passwords["ana"]}
+                assert client.post("/dashboard/login", data=form, headers={"Origin": url}).status_code == 404
+            for mischief in ("nonce", "audience", "issuer", "expired", "signature", "unsigned"):
+                _Provider.mischief = mischief
+                with httpx.Client(base_url=url, follow_redirects=True, timeout=30) as client:
+                    answer = client.get("/dashboard")
+                    assert answer.status_code == 403, mischief
+                    assert client.get("/dashboard/api/state").status_code == 401
+            _Provider.mischief, _Provider.subject = "", "subject-of-nobody"
+            with httpx.Client(base_url=url, follow_redirects=True, timeout=30) as client:
+                assert client.get("/dashboard").status_code == 403
+            _Provider.subject = "subject-of-ana"
+            with httpx.Client(base_url=url, timeout=30) as client:
+                started = client.get("/dashboard/oidc/start").headers["Location"]
+                back = httpx.get(started).headers["Location"]
+                # Another browser than the one that began; another state.
+                assert httpx.get(back).status_code == 403
+                assert client.get(back.replace("state=", "state=x")).status_code == 403
+                assert client.get(back).status_code == 303
+    finally:
+        provider.shutdown()
+        thread.join()
+        provider.server_close()

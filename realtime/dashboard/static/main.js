@@ -8,13 +8,14 @@ const STATUSES = ["in_review", "approved", "rejected", "cancelled"];
 const WINDOWS = ["hour", "day", "yesterday", "month"];
 const PAGE = 50; // orders that are shown at first, and each time that more are wanted
 const FETCHED = 100; // orders of an answer
-const PAUSE = 250; // ms between two drawings, at least: a reader sees no more
+const PAUSE = 100; // ms between two drawings, at least: a reader sees no more
 
 const scope = document.body.dataset.partner;
 const texts = JSON.parse(document.body.dataset.reasons);
 const orders = new Map(); // by id: what is known of each
 const rows = new Map(); // by id: its line in the table
 let summary = null;
+let drawn = null; // the summary that is on the page
 let limit = PAGE;
 let paused = false;
 let standing = "connecting";
@@ -136,7 +137,8 @@ function drawSoon() {
 
 function drawAll() {
   drawOrders();
-  if (!summary) return;
+  if (!summary || summary === drawn) return;
+  drawn = summary;
   drawFigures();
   drawChart();
   drawHealth();
@@ -400,6 +402,7 @@ function drawWords() {
   fillLegend($("legend"));
   drawFilters();
   drawStanding();
+  drawn = null;
   drawAll();
 }
 

@@ -91,10 +91,17 @@ class Event:
     data: Any
 
 
-def events(lines: Iterator[str]) -> Iterator[Event]:
-    """Reads a stream of server-sent events; the id is the last one that was given."""
+def events(lines: Iterator[str], seconds: float = PATIENCE) -> Iterator[Event]:
+    """Reads a stream of server-sent events; the id is the last one that was given.
+
+    Raises:
+        TimeoutError: so much time is over and the stream goes on.
+    """
     place = kind = data = ""
+    deadline = time.monotonic() + seconds
     for line in lines:
+        if time.monotonic() > deadline:
+            raise TimeoutError("what was waited for did not come")
         name, _, value = line.partition(": ")
         if name == "id":
             place = value

@@ -312,8 +312,10 @@ class Dashboard:
                 if viewer.is_closed or time.time() >= until or self._users.all().get(user.name) != user:
                     break
                 if chunk is None:
-                    while not self._board.is_ready:
+                    while not self._board.is_ready and not viewer.is_closed:
                         await asyncio.sleep(0.2)
+                    if viewer.is_closed:
+                        break
                     chunk = self._board.state(view, "resync")
                 elif not chunk:
                     chunk = self._board.keepalive()
@@ -336,7 +338,11 @@ class Dashboard:
         ours = self._origin or f"http://{headers.get(b'host', b'').decode('latin-1')}"
         given = headers.get(b"origin", b"").decode("latin-1")
         if site not in (None, b"same-origin") or ((given or site is None) and given != ours):
-            raise Refusal(403, "cross-site", "this is only taken from the dashboard's own pages")
+            raise Refusal(
+                403,
+                "cross-site",
+                "this is only taken from the dashboard's own pages, at REALTIME_DASHBOARD_URL",
+            )
 
     async def _log_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         form = await _read_form(scope, receive)

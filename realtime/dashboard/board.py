@@ -240,6 +240,9 @@ class Board:
     def _begin_anew(self) -> None:
         self._figures = None
         self._reload.set()
+        for channel in self._channels.values():
+            for viewer in channel.viewers:
+                viewer.lose()
 
     async def _load(self) -> None:
         """Reads the tables at the start, and again now and then."""
@@ -262,7 +265,6 @@ class Board:
                 pass
 
     async def _load_from(self, pool: asyncpg.Pool) -> bool:
-        before = self._figures
         base = await read_base(pool, self._clock.now())
         since = join(base, self.feed, self._clock.now())
         if since is None:
@@ -270,10 +272,6 @@ class Board:
         self._figures = base.figures
         self._recent.clear()
         self._remember([*reversed(base.recent), *since])
-        if before is None:
-            for channel in self._channels.values():
-                for viewer in channel.viewers:
-                    viewer.lose()
         return True
 
     async def _summarize(self) -> None:

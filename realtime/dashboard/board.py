@@ -122,7 +122,6 @@ class Board:
         self._health: dict[str, Any] = {}
         self._reload = asyncio.Event()
         self._is_stopping = False
-        self._viewers = 0
 
     @property
     def is_ready(self) -> bool:
@@ -148,7 +147,7 @@ class Board:
         if channel is None:
             channel = self._channels[view] = Channel(view)
         channel.viewers.add(viewer)
-        self._count(1)
+        _VIEWERS.inc()
         if place is None:
             return self.state(view, "state")
         try:
@@ -164,17 +163,11 @@ class Board:
 
     def leave(self, view: View, viewer: Viewer) -> None:
         """Lets a viewer go."""
-        self._count(-1)
+        _VIEWERS.dec()
         channel = self._channels[view]
         channel.viewers.discard(viewer)
         if not channel.viewers:
             del self._channels[view]
-
-    def _count(self, more: int) -> None:
-        """The more there are, the more it is worth that events come together."""
-        self._viewers += more
-        _VIEWERS.set(self._viewers)
-        self.feed.gap = min(0.2, 0.1 + self._viewers / 10_000)
 
     def state(self, view: View, event: str) -> bytes:
         """Everything that a view begins with, as an event."""

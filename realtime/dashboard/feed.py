@@ -20,6 +20,7 @@ from realtime import log
 from realtime.database import BY_INDEX, UNAVAILABLE, connect
 
 CHANNEL = "realtime_feed"
+_GAP = 0.1  # seconds from one read to the next, at least: what happens meanwhile comes together
 _IDLE = 2.0  # seconds after which to look although nobody called
 _LIMIT = 50_000  # rows of one read; when more are new, everything is read anew
 
@@ -186,8 +187,6 @@ class Feed:
         self.place = ""
         """The id of the last event: a snapshot as PostgreSQL writes it."""
         self.begun = asyncio.Event()
-        self.gap = 0.1
-        """Seconds from one read to the next, at least: what happens meanwhile comes together."""
         self.holding = False
         """Whether to keep all rows, while somebody reads tables that they are to be joined with."""
         self.read_at = 0.0
@@ -233,7 +232,7 @@ class Feed:
                         self._called.clear()
                         await self._read(connection)
                         _BEHIND.set(time.monotonic() - began)
-                        await asyncio.sleep(max(0.0, began + self.gap - time.monotonic()))
+                        await asyncio.sleep(max(0.0, began + _GAP - time.monotonic()))
                         try:
                             async with asyncio.timeout(_IDLE):
                                 await self._called.wait()

@@ -84,7 +84,12 @@ format: setup-dev ## Let ruff and sqlfluff mend what they can
 	@$(BIN)/sqlfluff fix models snapshots tests/singular tests/generic
 
 .PHONY: setup-dev
-setup-dev: $(VENV)/.installed-dev dbt_packages/.installed
+setup-dev: $(VENV)/.installed-dev dbt_packages/.installed .cache/web/.installed
+
+# What the dashboard's page and its tests take from npm, by exact version and hash.
+.cache/web/.installed: realtime/dashboard/assets.py | $(VENV)/.installed-dev
+	@$(BIN)/python -m realtime.dashboard.assets
+	@touch $@
 
 .PHONY: lock
 lock: ## Pin what pyproject.toml asks for, with hashes, in requirements*.txt
@@ -152,8 +157,9 @@ parity-realtime: setup-dev ## 10,000 orders decided online and recomputed in the
 	@$(BIN)/python -m tests.soak.parity $(SOAK)
 
 .PHONY: bench-realtime
-bench-realtime: setup-dev ## Orders accepted and decided a second, and how soon (docs/benchmarks.md)
+bench-realtime: setup-dev ## Orders accepted and decided a second, and 1,000 viewers (DASHBOARD="--seconds 30")
 	@$(BIN)/python -m benchmarks.realtime
+	@$(BIN)/python -m benchmarks.dashboard $(DASHBOARD)
 
 ##@ Help
 .PHONY: help

@@ -50,6 +50,13 @@ def _parser() -> argparse.ArgumentParser:
         "relay", _relay, "hand on the outbox to the SQS queue or Kinesis stream in REALTIME_QUEUE"
     )
     relay.add_argument("--lease", type=float, default=15, help="seconds until others take over (%(default)s)")
+    command("dashboard", _dashboard, "show credit orders as they happen")
+    user = command("add-user", _add_user, "let somebody look at the dashboard; prints a password, once")
+    user.add_argument("name", help="under which they log in")
+    user.add_argument("--partner", help="whose orders they see; without, all")
+    user.add_argument(
+        "--subject", help="who they are to the identity provider (claim sub): without a password"
+    )
     key = command("add-key", _add_key, "make an API key and print it, once")
     key.add_argument("name", help="who will use it")
     key.add_argument("--partner", help="a partner's key; without, a reviewer's")
@@ -105,6 +112,25 @@ def _relay(options: argparse.Namespace, settings: Settings) -> None:
 
     with telemetry("credit-relay"):
         uvloop.run(run_relay(settings, options.lease))
+
+
+def _dashboard(options: argparse.Namespace, settings: Settings) -> None:
+    import uvloop
+
+    from realtime.dashboard.app import Dashboard
+
+    with telemetry("credit-dashboard"):
+        uvloop.run(Dashboard(settings).run())
+
+
+def _add_user(options: argparse.Namespace, settings: Settings) -> None:
+    from realtime.dashboard.access import add_user
+
+    if not settings.realtime_dashboard_users:
+        raise RealtimeError("REALTIME_DASHBOARD_USERS is not set: it names the file of users")
+    path = Path(settings.realtime_dashboard_users)
+    password = add_user(path, options.name, options.partner, options.subject)
+    print(password or f"{options.name} logs in with the identity provider")
 
 
 def _add_key(options: argparse.Namespace, settings: Settings) -> None:

@@ -52,6 +52,8 @@ async def _leave_as_it_is(connection: asyncpg.Connection) -> None:
     """Nobody here changes a session: to reset one would cost a round trip each time it is given back."""
 
 
-async def connect(dsn: str) -> asyncpg.Connection:
-    """A connection outside of any pool, to listen with."""
-    return await asyncpg.connect(dsn, timeout=5, command_timeout=10, server_settings=_SESSION)
+async def connect(dsn: str, settings: dict[str, str] | None = None) -> asyncpg.Connection:
+    """A connection outside of any pool, to listen with; `settings` as of `open_pool`."""
+    return await asyncpg.connect(
+        dsn, timeout=5, command_timeout=10, server_settings=_SESSION | (settings or {})
+    )

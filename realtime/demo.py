@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from typing import Any
 import httpx
 import psycopg
 
+from realtime.dashboard.access import add_user
 from realtime.database import open_pool
 from realtime.errors import RealtimeError
 from realtime.keys import add_key
@@ -81,16 +83,22 @@ def _run(world: control.Status) -> None:
         "BUREAU_URL": bureau.url,
         "BUREAU_API_KEY": bureau_key,
         "REALTIME_DATE": tomorrow.isoformat(),
+        "REALTIME_DASHBOARD_USERS": str(world.folder / "users.json"),
+        "REALTIME_DASHBOARD_SECRET": secrets.token_hex(32),
     }
     settings = Settings.from_environment()
-    keys = asyncio.run(_keys(world.dsn, sorted({partner for partner, _ in customers})))
+    partners = sorted({partner for partner, _ in customers})
+    keys = asyncio.run(_keys(world.dsn, partners))
+    users = world.folder / "users.json"
+    logins = {name: add_user(users, name, partner, None) for name, partner in _users(partners)}
     url = f"http://{settings.realtime_host}:{settings.realtime_port}"
+    dashboard = f"http://{settings.realtime_host}:{settings.realtime_dashboard_port}"
     log = (world.folder / "realtime.log").open("ab")
     with contextlib.ExitStack() as running:
         running.callback(bureau.shutdown)
         running.callback(log.close)
         processes = []
-        for command in ("serve", "work"):
+        for command in ("serve", "work", "dashboard"):
             # In a session of their own: Ctrl-C is for this process, which then ends them in order.
             process = subprocess.Popen(
                 [sys.executable, "-m", "realtime", command],
@@ -103,11 +111,20 @@ def _run(world: control.Status) -> None:
             running.callback(process.wait)
             running.callback(process.terminate)
         _wait(url, processes, Path(log.name))
+        _wait(dashboard, processes, Path(log.name))
         print(f"\norders: {url}/v1/credit-orders   described: {url}/openapi.json   figures: {url}/metrics")
+        print(f"a partner's key: {next(iter(keys.values()))} ({next(iter(keys))})   a reviewer's: {keys['']}")
         print(
-            f"a partner's key: {next(iter(keys.values()))} ({next(iter(keys))})   a reviewer's: {keys['']}\n"
+            f"dashboard: {dashboard}/dashboard   "
+            + "   ".join(f"user {name}, password {password}" for name, password in logins.items())
+            + "\n"
         )
         _send_orders(url, customers, keys)
+
+
+def _users(partners: list[str]) -> list[tuple[str, str | None]]:
+    """Names and partners of those who may look: one who sees all, one who sees a partner's own."""
+    return [("ana", None), (partners[0], partners[0])]
 
 
 async def _keys(dsn: str, partners: list[str]) -> dict[str, str]:

@@ -20,7 +20,6 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _BODY_SECONDS = 10
-_SECURITY = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
 
 async def respond(
@@ -29,8 +28,9 @@ async def respond(
     body: bytes,
     content_type: bytes = b"application/json",
     headers: Iterable[tuple[bytes, bytes]] = (),
+    cache: bytes = b"no-store",
 ) -> None:
-    """Sends a whole response."""
+    """Sends a whole response; `cache` says who may keep it."""
     await send(
         {
             "type": "http.response.start",
@@ -38,7 +38,8 @@ async def respond(
             "headers": [
                 (b"content-type", content_type),
                 (b"content-length", b"%d" % len(body)),
-                *_SECURITY,
+                (b"cache-control", cache),
+                (b"x-content-type-options", b"nosniff"),
                 *headers,
             ],
         }

@@ -23,6 +23,20 @@ class Settings:
     """Where the worker finds orders: `postgres`, the URL of an SQS FIFO queue, or `kinesis:<stream>`."""
     bureau_url: str = ""
     bureau_api_key: str = ""
+    realtime_replica_dsn: str = ""
+    """Where the dashboard reads history; unset: where everything is."""
+    realtime_dashboard_port: int = 8092
+    realtime_dashboard_url: str = ""
+    """The address that viewers know it by, without a path; unset: that of host and port."""
+    realtime_dashboard_users: str = ""
+    """File of who may see what; `python -m realtime add-user` writes it."""
+    realtime_dashboard_secret: str = ""
+    """What sessions are signed with, the same on all instances; unset: they end with the process."""
+    realtime_dashboard_session_minutes: int = 480
+    realtime_oidc_issuer: str = ""
+    """Whose logins hold instead of passwords."""
+    realtime_oidc_client_id: str = ""
+    realtime_oidc_client_secret: str = ""
     realtime_date: str = ""
     """The day it is, in UTC; unset: today. The sandbox's world has a date of its own."""
 
@@ -37,11 +51,18 @@ class Settings:
         given["realtime_dsn"] = given["realtime_dsn"] or os.environ.get("SOURCE_DSN")
         if not given["realtime_dsn"]:
             raise RealtimeError("REALTIME_DSN is not set; set it to the app's PostgreSQL: postgresql://…")
-        for name in ("realtime_port", "realtime_worker_port"):
+        for name in ("realtime_port", "realtime_worker_port", "realtime_dashboard_port"):
             if given[name] is not None:
                 if not given[name].isdigit() or int(given[name]) > 65535:
                     raise RealtimeError(f"{name.upper()} must be a port: 0 to 65535")
                 given[name] = int(given[name])
+        minutes = given["realtime_dashboard_session_minutes"]
+        if minutes is not None:
+            if not minutes.isdigit() or not 1 <= int(minutes) <= 43_200:
+                raise RealtimeError("REALTIME_DASHBOARD_SESSION_MINUTES must be from 1 to 43200")
+            given["realtime_dashboard_session_minutes"] = int(minutes)
+        if given["realtime_dashboard_secret"] and len(given["realtime_dashboard_secret"]) < 32:
+            raise RealtimeError("REALTIME_DASHBOARD_SECRET must have 32 characters or more")
         queue = given["realtime_queue"]
         if queue and queue != "postgres" and not re.match(r"https?://|kinesis:.", queue):
             raise RealtimeError(

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 from prometheus_client import Gauge
@@ -26,6 +27,7 @@ _UNREACHABLE = (*UNAVAILABLE, asyncpg.PostgresError, QueueUnavailable)
 _BATCHES = 4  # under way at a time: what comes meanwhile waits in the queue, not here
 _IDLE = 0.5  # seconds between looks at the queue when nobody calls
 _MONTHS_KEPT = 3  # of the outbox
+_MINUTES_KEPT = 15  # of the dashboard's feed
 
 _PENDING = Gauge("realtime_outbox_pending", "Orders that wait for their decision")
 _OLDEST = Gauge("realtime_outbox_oldest_seconds", "Age of the oldest of them")
@@ -35,6 +37,13 @@ select count(*), coalesce(extract(epoch from clock_timestamp() - min(created_at)
     (select count(*) from realtime.dead_letters where replayed_at is null)
 from realtime.outbox
 where done_at is null
+"""
+_SAY = """
+with gone as (
+    delete from realtime.workers where seen_at < clock_timestamp() - interval '1 hour'
+)
+insert into realtime.workers (worker_id, seen_at, bureau_is_up) values ($1, clock_timestamp(), $2)
+on conflict (worker_id) do update set seen_at = excluded.seen_at, bureau_is_up = excluded.bureau_is_up
 """
 
 
@@ -117,7 +126,7 @@ async def run_worker(settings: Settings, lease: float) -> None:
     ):
         queue = _open_queue(settings, queue_pool, lease)
         decider = Decider(pool, bureau, load_policies(), settings.clock())
-        helpers = [_keep_house(queue_pool, settings.clock())]
+        helpers = [_keep_house(queue_pool, settings.clock(), bureau)]
         if isinstance(queue, PostgresQueue):
             helpers.append(queue.listen())
         await _run_beside_server(Worker(queue, decider, bureau), settings, helpers)
@@ -180,9 +189,10 @@ async def _run_beside_server(
         await asyncio.gather(*helping, return_exceptions=True)
 
 
-async def _keep_house(pool: asyncpg.Pool, clock: Clock) -> None:
-    """Makes next months' partitions, drops old ones, measures the queue."""
+async def _keep_house(pool: asyncpg.Pool, clock: Clock, bureau: Bureau) -> None:
+    """Makes next months' partitions, drops old ones, measures the queue, says that this worker lives."""
     housekept = -1e9
+    worker_id = uuid4()
     while True:
         try:
             if time.monotonic() - housekept > 3600:
@@ -190,6 +200,9 @@ async def _keep_house(pool: asyncpg.Pool, clock: Clock) -> None:
                 await pool.execute("select realtime.drop_old_outbox($1)", _MONTHS_KEPT)
                 await forget_old(pool, clock.now())
                 housekept = time.monotonic()
+            while await pool.fetchval("select realtime.trim_feed($1)", _MINUTES_KEPT) >= 10_000:
+                pass
+            await pool.execute(_SAY, worker_id, bureau.breaker.remaining() <= 0)
             pending, oldest, dead = await pool.fetchrow(_BACKLOG)
             _PENDING.set(pending)
             _OLDEST.set(oldest)

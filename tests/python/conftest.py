@@ -40,6 +40,7 @@ SLOW = (
     "test_realtime.py",
     "test_realtime_features.py",
     "test_realtime_aws.py",
+    "test_realtime_dashboard.py",
     "test_warehouse_core.py",
     "test_sandbox.py",
     "test_local_athena.py",

@@ -57,7 +57,7 @@ class Warehouse:
         }
 
     def land_and_build(self, day: str) -> None:
-        """Lands a day and builds what the features need."""
+        """Lands a day and builds what the features need, and the mart of all orders."""
         sources = [word for name in ("app", "bureau", "central_bank") for word in ("--table", name)]
         self._run(sys.executable, "-m", "ingestion", "run", "--date", day, *sources)
         self._env["AS_OF_DATE"] = day
@@ -67,6 +67,7 @@ class Warehouse:
             "build",
             "--select",
             "+ml_credit_risk_features",
+            "+credit_decisions",
             "--exclude-resource-type",
             "test",
             "unit_test",

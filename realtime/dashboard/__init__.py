@@ -1,0 +1,1 @@
+"""The live dashboard of credit orders: one reader of the database for any number of viewers."""

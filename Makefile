@@ -86,10 +86,11 @@ format: setup-dev ## Let ruff and sqlfluff mend what they can
 .PHONY: setup-dev
 setup-dev: $(VENV)/.installed-dev dbt_packages/.installed .cache/web/.installed
 
-# What the dashboard's page and its tests take from npm, by exact version and hash.
+# What the dashboard's page and its tests take from npm, by exact version and hash. All else does without npm.
 .cache/web/.installed: realtime/dashboard/assets.py | $(VENV)/.installed-dev
-	@$(BIN)/python -m realtime.dashboard.assets
-	@touch $@
+	@if command -v npm > /dev/null; then \
+		$(BIN)/python -m realtime.dashboard.assets && touch $@; \
+	else echo "npm is missing: make realtime and the tests of the dashboard need it (Debian, Ubuntu: apt-get install npm)" >&2; fi
 
 .PHONY: lock
 lock: ## Pin what pyproject.toml asks for, with hashes, in requirements*.txt

@@ -43,6 +43,13 @@ RNG = random.Random(12)
 PATIENCE = 60_000  # milliseconds; a busy machine draws slowly
 
 
+def skip_but_in_ci(why: str) -> None:
+    """What is missing must be there in CI; elsewhere it is said."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(why)
+    pytest.skip(why)
+
+
 @pytest.fixture(scope="module")
 def stack(new_folder: Callable[[str], Path]) -> Iterator[Stack]:
     with Stack(new_folder("dashboard"), lease=15) as running:
@@ -51,6 +58,10 @@ def stack(new_folder: Callable[[str], Path]) -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def dashboard(stack: Stack) -> Iterator[Dashboard]:
+    try:
+        assets.find("uplot", "uPlot.iife.min.js")
+    except RealtimeError as error:
+        skip_but_in_ci(str(error))
     with Dashboard(stack) as running:
         yield running
 
@@ -66,10 +77,7 @@ def other(stack: Stack, dashboard: Dashboard) -> Iterator[Dashboard]:
 def browser(dashboard: Dashboard) -> Iterator[Any]:
     """After the processes: while Playwright runs, this thread cannot run another event loop."""
     if not CHROMIUM.exists():
-        missing = f"{CHROMIUM} is missing: apt-get install chromium"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
+        skip_but_in_ci(f"{CHROMIUM} is missing: apt-get install chromium")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -10,6 +10,7 @@ import os
 import random
 import re
 import socket
+import subprocess
 import threading
 import time
 import uuid
@@ -23,6 +24,7 @@ from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
+import psycopg
 import pytest
 from joserfc import jwt
 from joserfc.jwk import RSAKey
@@ -35,6 +37,8 @@ from realtime.dashboard.figures import percentile, span, step
 from realtime.dashboard.history import without_personal
 from realtime.errors import RealtimeError
 from realtime.orders import Refusal
+from sandbox import postgres
+from sandbox.postgres import Postgres
 from tests.soak.dashboard import Dashboard, Event, events
 from tests.soak.realtime import Stack, free_ports, order_body
 
@@ -52,8 +56,34 @@ def skip_but_in_ci(why: str) -> None:
 
 @pytest.fixture(scope="module")
 def stack(new_folder: Callable[[str], Path]) -> Iterator[Stack]:
-    with Stack(new_folder("dashboard"), lease=15) as running:
+    # With what a standby needs.
+    replicated = {"wal_level": "replica", "max_wal_senders": "4", "full_page_writes": "on"}
+    with Stack(new_folder("dashboard"), lease=15, settings=replicated) as running:
         yield running
+
+
+@pytest.fixture
+def standby(stack: Stack) -> Iterator[Postgres]:
+    """A server that follows the stack's."""
+    folder = stack.folder / "standby"
+    folder.mkdir()
+    identity = postgres._identity()
+    if identity:
+        os.chown(folder, identity["user"], identity["group"])
+    command = [postgres._BIN / "pg_basebackup", "--pgdata", folder / "pgdata", "--dbname", stack.dsn]
+    subprocess.run(
+        [*command, "--write-recovery-conf", "--checkpoint", "fast"],
+        cwd="/",
+        check=True,
+        capture_output=True,
+        **identity,
+    )
+    for copied in (folder / "pgdata").glob(".s.PGSQL.*"):
+        copied.unlink()  # the other server's socket
+    with (stack.folder / "standby.log").open("ab") as log:
+        running = Postgres(folder / "pgdata", log, stack.settings)
+        yield running
+        running.stop()
 
 
 @pytest.fixture(scope="module")
@@ -324,6 +354,45 @@ def test_figures_move_with_the_orders_and_equal_the_tables(stack: Stack, dashboa
     for name in ("counts", "products", "partners", "totals", "approval_rate", "decision_seconds"):
         assert fresh[name] == summary[name], name
     assert sorted(fresh["reasons"]) == sorted(summary["reasons"])
+
+
+def test_history_is_read_from_a_replica_and_nothing_is_missed_while_it_lags(
+    stack: Stack, dashboard: Dashboard, standby: Postgres
+) -> None:
+    before = settled(stack, dashboard.client())
+    setting = {"REALTIME_REPLICA_DSN": standby.dsn}
+    with Dashboard(stack, environment=setting, passwords=dashboard.passwords) as reader:
+        client = reader.client()
+        assert settled(stack, client)["totals"] == before["totals"]
+
+        with psycopg.connect(standby.dsn, autocommit=True) as connection:
+            connection.execute("select pg_wal_replay_pause()")
+            while connection.execute("select pg_get_wal_replay_pause_state()").fetchone()[0] != "paused":
+                time.sleep(0.05)
+            posted = [post(stack)[1]["order_id"] for _ in range(3)]
+            # The stream comes from where orders are written, older orders from the replica.
+            now = settled(stack, client)
+            assert sum(now["counts"].values()) == sum(before["counts"].values()) + 3
+            assert {row[0] for row in client.get("/dashboard/api/orders").json()}.isdisjoint(posted)
+            assert client.get(f"/dashboard/api/orders/{posted[0]}").json()["order_id"] == posted[0]
+            # One that begins on a replica that is behind has the rest from the feed.
+            reader.stop()
+            reader.start()
+            fresh = settled(stack, reader.client())
+            assert fresh["counts"] == now["counts"]
+            assert fresh["totals"] == now["totals"]
+            connection.execute("select pg_wal_replay_resume()")
+
+        deadline = time.monotonic() + 60
+        while not {row[0] for row in reader.client().get("/dashboard/api/orders").json()}.issuperset(posted):
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        # Without it there is no list, but what happens is shown.
+        standby.stop()
+        client = reader.client()
+        partner, _ = post(stack)
+        assert sum(settled(stack, client)["counts"].values()) == sum(now["counts"].values()) + 1
+        assert client.get("/dashboard/api/orders", params={"partner": partner}).status_code == 503
 
 
 def test_a_review_moves_an_order_and_its_story_says_who(stack: Stack, dashboard: Dashboard) -> None:

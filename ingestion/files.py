@@ -49,7 +49,7 @@ from ingestion.run import Run
 
 PLACE = [("_source_file", pa.string()), ("_source_line", pa.int64())]
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}
-CHUNK_BYTES = 256 * 1024
+CHUNK_BYTES = 128 * 1024
 BLOCK_BYTES = 1536 * 1024
 BLOCKS_AHEAD = 10  # what is parsed while a whole row group is written
 LINE_BYTES = 256  # what a line takes in objects besides its text: a block of `{}` is not a million of them

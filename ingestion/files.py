@@ -51,7 +51,7 @@ PLACE = [("_source_file", pa.string()), ("_source_line", pa.int64())]
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}
 CHUNK_BYTES = 128 * 1024
 BLOCK_BYTES = 1536 * 1024
-BLOCKS_AHEAD = 10  # what is parsed while a whole row group is written
+BLOCKS_AHEAD = 16  # what is parsed while a whole row group is written
 LINE_BYTES = 256  # what a line takes in objects besides its text: a block of `{}` is not a million of them
 WHOLE_EVERY = 200
 RACY_SECONDS = 2.0
@@ -250,7 +250,7 @@ class _Block:
     """Lines of one or more files that one parser reads at once."""
 
     parser: JsonParser | CsvParser | None = None
-    parts: list[tuple[_File, Lines]] = field(default_factory=list)
+    parts: list[tuple[_File, Lines | None]] = field(default_factory=list)
     ended: list[_File] = field(default_factory=list)
     size: int = 0
 
@@ -286,6 +286,7 @@ class _Block:
         index = parsed.index.to_numpy(zero_copy_only=False)
         names = pa.array([file.entry.name for file, _ in parts], pa.string())
         rows = parsed.rows.append_column("_source_file", names.take(pa.array(files[index])))
+        self.parts = [(file, None) for file, _ in self.parts]  # it may wait for long to be written
         return rows.append_column("_source_line", pa.array(numbers[index])), letters
 
 

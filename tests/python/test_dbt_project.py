@@ -177,6 +177,25 @@ def test_every_model_has_a_primary_key_test(manifest: dict[str, Any]) -> None:
     assert nodes - tested == set()
 
 
+def test_of_what_a_day_adds_to_the_day_tests_the_days_rows_only(manifest: dict[str, Any]) -> None:
+    """The selectors `day` and `whole_history`: what a day's build costs does not grow with the history."""
+    grows = {
+        node["unique_id"]
+        for node in ours(manifest, "model", "snapshot")
+        if node["config"]["materialized"] in ("incremental", "snapshot")
+    }
+    whole, of_the_day = set(), set()
+    for test in ours(manifest, "test"):
+        if "whole_history" in test["tags"]:
+            whole.add(test["attached_node"])
+        elif test.get("attached_node") in grows:
+            of_the_day.add(test["test_metadata"]["name"])
+    assert of_the_day == {"every_landed_row_has_one_fate"}
+    assert whole
+    assert whole <= grows
+    assert set(manifest["selectors"]) == {"day", "whole_history"}
+
+
 def test_every_mart_can_be_seen_by_partner_or_says_why_not(manifest: dict[str, Any]) -> None:
     marts = {n["name"]: n for n in ours(manifest, "model") if n["schema"] == "marts"}
     wrong = []

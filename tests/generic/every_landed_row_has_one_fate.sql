@@ -38,9 +38,19 @@ staged as (
 
     select
         {{ key | join(', ') }},
-        {{ version | join(', ') }},
-        cast(_extract_date as varchar) as extract_date
+        {{ version | join(', ') }}
     from {{ staged }}
+
+),
+
+-- the table again: DuckDB keeps a CTE that is read twice as a copy of the whole table
+staged_that_day as (
+
+    select
+        {{ key | join(', ') }},
+        {{ version | join(', ') }}
+    from {{ staged }}
+    where {{ is_day_under_test('cast(_extract_date as varchar)') }}
 
 ),
 
@@ -63,12 +73,10 @@ fates as (
 
 invented as (
 
-    select staged.*
-    from staged
-    left join landed on {{ same_key('staged', 'landed', key.keys() | list + version) }}
-    where
-        landed.{{ version[0] }} is null
-        and {{ is_day_under_test('staged.extract_date') }}
+    select staged_that_day.*
+    from staged_that_day
+    left join landed on {{ same_key('staged_that_day', 'landed', key.keys() | list + version) }}
+    where landed.{{ version[0] }} is null
 
 )
 

@@ -20,15 +20,16 @@ bank_accounts as (
 
 ),
 
--- an account of which anything was landed is built again, whole: a correction or deletion may concern any day
+-- An account of which anything was landed is built again, whole: a correction or deletion may concern any day. Read
+-- past the imports: DuckDB keeps a CTE that is read twice as a copy of the whole table.
 touched as (
 
     select account_id
-    from bank_transactions
+    from {{ ref('stg_app__bank_transactions') }}
     where {{ changed_since_last_build() }}
     union
     select account_id
-    from bank_accounts
+    from {{ ref('stg_app__bank_accounts') }}
     where {{ changed_since_last_build() }}
 
 ),
@@ -69,6 +70,19 @@ days as (
 
 ),
 
+{%- if is_incremental() %}
+
+    -- what earlier builds made of these accounts
+    built as (
+
+        select built.*
+        from {{ this }} as built
+        inner join touched on built.account_id = touched.account_id
+
+    ),
+
+{%- endif %}
+
 final as (
 
     select * from days
@@ -85,8 +99,7 @@ final as (
             {{ money('0') }} as net,
             cast(0 as bigint) as transactions,
             built._batch_id
-        from {{ this }} as built
-        inner join touched on built.account_id = touched.account_id
+        from built
         left join days
             on
                 built.account_id = days.account_id
@@ -104,7 +117,7 @@ final as (
             net,
             transactions,
             _batch_id
-        from {{ this }}
+        from built
     {%- endif %}
 
 )

@@ -103,6 +103,7 @@ left join lateral (
     join app.risk_evaluations as e using (order_id)
     where
         p.customer_id = o.customer_id
+        and e.model_version not like 'scorecard-%'
         and e.evaluated_at < o.created_at + interval '500 microseconds'
         and e.created_at < o.created_at + interval '500 microseconds'
 ) as scored on true

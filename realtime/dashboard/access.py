@@ -193,7 +193,7 @@ class EndedSessions:
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
-        self._ended: frozenset[str] = frozenset()
+        self._ended: dict[str, float] = {}  # until when they would have lasted
         self._read_at = -math.inf
 
     def holds(self, session_id: str) -> bool:
@@ -213,15 +213,17 @@ class EndedSessions:
             session.session_id,
             datetime.fromtimestamp(session.until, UTC),
         )
-        self._ended |= {session.session_id}
+        self._ended[session.session_id] = session.until
 
     async def run(self) -> None:
         """Reads again and again what other instances have ended, until cancelled."""
         while True:
             try:
                 await self._pool.execute("delete from realtime.ended_sessions where until < now()")
-                rows = await self._pool.fetch("select session_id from realtime.ended_sessions")
-                self._ended = frozenset(row[0] for row in rows)
+                rows = await self._pool.fetch("select session_id, until from realtime.ended_sessions")
+                # one that was ended here meanwhile stays
+                self._ended |= {name: until.timestamp() for name, until in rows}
+                self._ended = {name: until for name, until in self._ended.items() if until > time.time()}
                 self._read_at = time.monotonic()
             except (*UNAVAILABLE, asyncpg.PostgresError) as error:
                 log.event("database_unavailable", "error", at="sessions", error=type(error).__name__)

@@ -16,6 +16,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from conftest import ROOT, SETTINGS
 from realtime.database import BY_INDEX, open_pool
 from realtime.decisions import evaluation_id, replay
 from realtime.errors import RealtimeError
+from realtime.features import FEATURES
 from realtime.policy import load_policies
 from realtime.queue import _RECEIVE, PostgresQueue, replay_dead_letters
 from tests.soak.realtime import PATIENCE, Campaign, Stack, order_body
@@ -383,6 +385,55 @@ def test_replay_says_what_differs_and_what_is_missing(stack: Stack, people: Iter
         )
         with pytest.raises(RealtimeError, match="stored inputs lack monthly_income"):
             run(stack, replay, order_id, load_policies())
+
+
+def test_features_are_what_was_known_at_the_request(stack: Stack) -> None:
+    """Each feature's own moment; that all are the warehouse's is shown by `test_realtime_features.py`."""
+    query = FEATURES.replace("%", "%%").replace("$1", "%s")
+    with stack.connect() as connection, connection.transaction(force_rollback=True):
+        connection.row_factory = psycopg.rows.dict_row
+        order = connection.execute(
+            "insert into app.credit_orders (order_id, customer_id, partner_id, product, currency,"
+            " requested_amount, term_months, status, created_at, updated_at)"
+            " select gen_random_uuid(), customer_id, partner_id, 'personal_loan', 'BRL', 1000, 12, 'in_review',"
+            " '2026-01-01 12:00Z', '2026-01-01 12:00Z' from app.customers as c"
+            " where not exists (select from app.credit_orders as o where o.customer_id = c.customer_id)"
+            " and not exists (select from realtime.bank_sources as s where s.customer_id = c.customer_id)"
+            " limit 1 returning order_id, customer_id, created_at"
+        ).fetchone()
+        before, after = (order["created_at"] + timedelta(seconds=s) for s in (-1, 1))
+        connection.execute(
+            "delete from realtime.customer_versions where customer_id = %(customer_id)s", order
+        )
+        for at, income in ((before, 1111), (after, 9999)):
+            connection.execute(
+                "insert into realtime.customer_versions values (%s, %s, 'SP', %s, '1990-05-01', '2020-01-01Z')",
+                (order["customer_id"], at, income),
+            )
+        connection.execute(
+            "insert into realtime.bank_sources values (-1, %s, %s)", (order["customer_id"], before)
+        )
+        for number, known_at in enumerate((before, after)):
+            connection.execute(
+                "insert into realtime.bank_movements values (-1, %s, %s, %s, 'BRL', %s)",
+                (before, number, known_at, 10**number),
+            )
+        for model, score, at in (
+            ("behaviour-1", 600, before),
+            ("scorecard-1", 100, before),
+            ("behaviour-1", 900, after),
+        ):
+            connection.execute(
+                "insert into app.risk_evaluations (evaluation_id, order_id, provider, model_version, score,"
+                " decision, evaluated_at, created_at) values (gen_random_uuid(), %s, 'x', %s, %s, 'review', %s, %s)",
+                (order["order_id"], model, score, at, at),
+            )
+
+        found = connection.execute(query, ([order["order_id"]],)).fetchone()
+
+    assert found["monthly_income"] == 1111
+    assert (found["bank_transactions_90d_at_request"], found["bank_inflow_90d_at_request"]) == (1, 1)
+    assert found["prior_risk_score_mean"] == 600
 
 
 @pytest.mark.parametrize(

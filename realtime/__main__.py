@@ -46,6 +46,12 @@ def _parser() -> argparse.ArgumentParser:
         default=Path(os.environ.get("WAREHOUSE") or "warehouse.duckdb"),
         help="a DuckDB file (%(default)s)",
     )
+    load.add_argument(
+        "--athena",
+        action="store_true",
+        default=os.environ.get("DBT_TARGET") == "athena",
+        help="read the warehouse on Athena instead, with results below LAKE; so it is with DBT_TARGET=athena",
+    )
     relay = command(
         "relay", _relay, "hand on the outbox to the SQS queue or Kinesis stream in REALTIME_QUEUE"
     )
@@ -98,10 +104,15 @@ def _work(options: argparse.Namespace, settings: Settings) -> None:
 
 
 def _load_features(options: argparse.Namespace, settings: Settings) -> None:
-    from realtime.features import load
+    from realtime.features import load, open_athena, open_duckdb
 
+    lake = os.environ.get("LAKE") or ""
+    if options.athena and not lake.startswith("s3://"):
+        raise RealtimeError("LAKE is not set to s3://…: that is where Athena puts results of queries")
     now = settings.clock().now()
-    for table, rows in asyncio.run(_with_pool(settings, load, options.warehouse, now)).items():
+    with open_athena(lake) if options.athena else open_duckdb(options.warehouse) as source:
+        loaded = asyncio.run(_with_pool(settings, load, source, now))
+    for table, rows in loaded.items():
         print(f"{table}: {rows:,} rows")
 
 

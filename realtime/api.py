@@ -11,7 +11,7 @@ import msgspec
 from prometheus_client import Counter, Histogram
 
 from realtime import log
-from realtime.database import UNAVAILABLE, open_pool
+from realtime.database import UNAVAILABLE, Partitions, open_pool
 from realtime.http import (
     Receive,
     Scope,
@@ -78,6 +78,7 @@ class Api:
         self._pool: asyncpg.Pool = None
         self._keys: Keys = None
         self._intake: Intake = None
+        self._partitions: Partitions = None
         self._openapi = msgspec.json.encode(document(self._policies))
 
     async def run(self) -> None:
@@ -90,7 +91,10 @@ class Api:
         async with open_pool(self._settings.realtime_dsn, 8) as self._pool:
             self._keys = Keys(self._pool)
             self._intake = Intake(self._pool, self._clock)
-            helpers = [asyncio.create_task(part.run()) for part in (self._keys, self._intake)]
+            self._partitions = Partitions(self._pool)
+            await self._partitions.make()
+            parts = (self._keys, self._intake, self._partitions)
+            helpers = [asyncio.create_task(part.run()) for part in parts]
             for helper in helpers:
                 helper.add_done_callback(lambda task: _stop_if_failed(task, server))
             gc.collect()
@@ -164,7 +168,8 @@ class Api:
                 await respond(send, 200, self._openapi)
                 return "openapi"
             away = time.monotonic() - self._keys.read_at > _STALE
-            if await respond_to_operator(scope, send, "the database is away" if away else None):
+            trouble = "the database is away" if away else self._partitions.trouble
+            if await respond_to_operator(scope, send, trouble):
                 return "operator"
         raise Refusal(404, "not-found", "there is no such resource")
 

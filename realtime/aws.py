@@ -271,10 +271,10 @@ class KinesisQueue:
         if now - self._listed_at < self._lease / 3:
             return
         self._listed_at = now
-        listed = await _call(self._kinesis.list_shards, StreamName=self._stream)
-        names = {shard["ShardId"] for shard in listed["Shards"]}
+        shards = await self._list_shards()
+        names = {shard["ShardId"] for shard in shards}
         ended = {row[0] for row in await self._pool.fetch(_ENDED, self._stream)}
-        for shard in listed["Shards"]:
+        for shard in shards:
             name = shard["ShardId"]
             parents = {shard.get("ParentShardId"), shard.get("AdjacentParentShardId")} & names
             if name in ended or parents - ended:
@@ -299,6 +299,14 @@ class KinesisQueue:
                 self._shards[name] = _Shard(
                     answer["ShardIterator"], row["begun"], leased_until=now + self._lease
                 )
+
+    async def _list_shards(self) -> list[dict[str, Any]]:
+        answer = await _call(self._kinesis.list_shards, StreamName=self._stream)
+        shards = answer["Shards"]
+        while token := answer.get("NextToken"):
+            answer = await _call(self._kinesis.list_shards, NextToken=token)
+            shards += answer["Shards"]
+        return shards
 
     async def _read(self, name: str) -> None:
         shard, now = self._shards[name], time.monotonic()

@@ -19,12 +19,9 @@ from realtime.bureau import Bureau, Record, Subject
 from realtime.database import UNAVAILABLE
 from realtime.errors import RealtimeError
 from realtime.features import FEATURES, keep_records, make_features
-from realtime.policy import BureauScorer, Decision, Inputs, Policies, Scorer, decide
+from realtime.policy import Decision, Inputs, Policies, decide
 from realtime.settings import Clock
 from realtime.telemetry import span
-
-SCORERS: dict[str, Scorer] = {BureauScorer.model_version: BureauScorer()}
-"""Every model that ever decided, by its version: the last one decides now, all of them can be replayed."""
 
 _PROVIDER = "policy"
 
@@ -163,7 +160,7 @@ def evaluation_id(order_id: UUID) -> UUID:
 
 
 class Decider:
-    """Decides orders with one policy and one model; a queue's worker, or any other handler, calls it."""
+    """Decides orders, each by the policy of its day; a queue's worker, or any other handler, calls it."""
 
     def __init__(
         self,
@@ -171,13 +168,11 @@ class Decider:
         asked: Bureau,
         policies: Policies,
         clock: Clock,
-        scorer: Scorer | None = None,
     ) -> None:
         self._pool = pool
         self._bureau = asked
         self._policies = policies
         self._clock = clock
-        self._scorer = scorer or list(SCORERS.values())[-1]
 
     async def decide(self, order_ids: Collection[UUID]) -> dict[UUID, Outcome]:
         """Decides these orders, at most `bureau.MAX_SUBJECTS`, and says of each what became of it."""
@@ -272,7 +267,7 @@ class Decider:
             device_orders_24h=row["device_orders"],
             features=features,
         )
-        decision = decide(inputs, self._policies, self._scorer)
+        decision = decide(inputs, self._policies)
         evidence = Evidence(
             request_id=answer.request_id if answer else None,
             inputs=inputs,
@@ -327,7 +322,7 @@ async def replay(pool: asyncpg.Pool, order_id: UUID, policies: Policies) -> list
     """Makes a past decision again from what was stored; returns the differences, none when it is the same.
 
     Raises:
-        RealtimeError: there is no such decision, or an input, the policy or the model of it is missing.
+        RealtimeError: there is no such decision, or an input of it or its policy is missing.
     """
     row = await pool.fetchrow(
         "select decision, reason_codes, score, model_version, raw_response from app.risk_evaluations"
@@ -339,13 +334,17 @@ async def replay(pool: asyncpg.Pool, order_id: UUID, policies: Policies) -> list
     stored = msgspec.json.decode(row["raw_response"] or "{}")
     given = stored.get("inputs") or {}
     missing = sorted(set(Inputs.__struct_fields__) - given.keys() - {"features"})
+    if (
+        not missing
+        and policies.version(given["policy_version"]).scorecard_version
+        and not given.get("features")
+    ):
+        missing = ["features"]
     if missing:
         raise RealtimeError(f"the decision cannot be made again: stored inputs lack {', '.join(missing)}")
-    scorer = SCORERS.get(row["model_version"])
-    if scorer is None:
-        raise RealtimeError(f"the decision cannot be made again: model {row['model_version']} is missing")
-    again: Decision = decide(msgspec.convert(given, Inputs), policies, scorer)
+    again: Decision = decide(msgspec.convert(given, Inputs), policies)
     pairs = {
+        "model": (row["model_version"], again.model_version),
         "outcome": (row["decision"], again.outcome),
         "reasons": (list(row["reason_codes"]), again.reasons),
         "score": (row["score"], again.score),

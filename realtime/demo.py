@@ -29,7 +29,7 @@ from realtime.errors import RealtimeError
 from realtime.keys import add_key
 from realtime.migrations import migrate
 from realtime.policy import load_policies
-from realtime.settings import Settings
+from realtime.settings import Clock, Settings
 from sandbox import control
 from sandbox.errors import SandboxError
 from sandbox.loader import read_world
@@ -119,7 +119,7 @@ def _run(world: control.Status) -> None:
             + "   ".join(f"user {name}, password {password}" for name, password in logins.items())
             + "\n"
         )
-        _send_orders(url, customers, keys)
+        _send_orders(url, customers, keys, settings.clock())
 
 
 def _users(partners: list[str]) -> list[tuple[str, str | None]]:
@@ -145,7 +145,7 @@ def _wait(url: str, processes: list[subprocess.Popen], log: Path) -> None:
     raise RealtimeError(f"the service did not start: see {log}")
 
 
-def _send_orders(url: str, customers: list[tuple[str, str]], keys: dict[str, str]) -> None:
+def _send_orders(url: str, customers: list[tuple[str, str]], keys: dict[str, str], clock: Clock) -> None:
     """Posts orders at a steady rate and prints what became of each, until interrupted."""
     rng = random.Random()
     waiting: list[tuple[str, str, float]] = []
@@ -153,7 +153,7 @@ def _send_orders(url: str, customers: list[tuple[str, str]], keys: dict[str, str
     with httpx.Client(base_url=url, timeout=10) as client:
         while True:
             partner, cpf = rng.choice(customers)
-            body = _order(rng, cpf)
+            body = _order(rng, cpf, clock)
             client.post(_ORDERS, json=body, headers={"X-Api-Key": keys[partner]}).raise_for_status()
             waiting.append((partner, body["order_id"], time.monotonic()))
             time.sleep(1 / _RATE)
@@ -173,10 +173,10 @@ def _send_orders(url: str, customers: list[tuple[str, str]], keys: dict[str, str
                 print("  ".join(f"{status}: {count}" for status, count in sorted(became.items())), flush=True)
 
 
-def _order(rng: random.Random, cpf: str) -> dict[str, Any]:
+def _order(rng: random.Random, cpf: str, clock: Clock) -> dict[str, Any]:
     policies = load_policies()
     product = rng.choice(policies.products())
-    terms = policies.terms("2025.1", product)
+    terms = policies.terms(policies.in_force(clock.now()).policy_version, product)
     low, high = int(terms.min_amount), int(terms.max_amount)
     return {
         "order_id": str(uuid.uuid4()),

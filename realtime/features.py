@@ -4,10 +4,13 @@ Its tables (schema `realtime`) are filled from the warehouse and kept current by
 the bureau's answers. Features are named, rounded and null as in the mart, whose model is the specification.
 """
 
+import os
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 import asyncpg
@@ -103,6 +106,7 @@ left join lateral (
     join app.risk_evaluations as e using (order_id)
     where
         p.customer_id = o.customer_id
+        and e.model_version not like 'scorecard-%'
         and e.evaluated_at < o.created_at + interval '500 microseconds'
         and e.created_at < o.created_at + interval '500 microseconds'
 ) as scored on true
@@ -182,42 +186,59 @@ left join lateral (
 ) as bank on true
 """
 
+# In words that DuckDB and Athena both understand.
 _STORE = {
     "customer_versions": """
         select customer_id, version_at as known_from, state, monthly_income, birth_date,
             created_at as registered_at
-        from {schema}.stg_app__customer_versions
-        qualify row_number() over (partition by customer_id, version_at order by _batch_id desc) = 1
+        from (
+            select
+                *, row_number() over (partition by customer_id, version_at order by _batch_id desc) as place
+            from staging.stg_app__customer_versions
+        ) as v
+        where place = 1
     """,
     "bank_sources": """
         select a.account_id, a.customer_id, min(t.created_at) as first_known_at
-        from {schema}.stg_app__bank_accounts as a
-        left join {schema}.stg_app__bank_transactions as t
+        from staging.stg_app__bank_accounts as a
+        left join staging.stg_app__bank_transactions as t
             on a.account_id = t.account_id and t.deleted_at is null
         where a.deleted_at is null
         group by 1, 2
     """,
     "bank_movements": """
         select account_id, booked_at, transaction_id, created_at as known_at, currency, amount
-        from {schema}.stg_app__bank_transactions
-        where deleted_at is null and booked_at > $after
+        from staging.stg_app__bank_transactions
+        where deleted_at is null and booked_at > {after}
     """,
     "bureau_records": """
-        select c.customer_id, s.queried_at, s.score, s.score_version, s.negative_records, s.total_debt
-        from {schema}.stg_bureau__scores as s
-        join {schema}.stg_app__customers as c using (cpf)
-        where s.deleted_at is null
-        qualify row_number() over (partition by s.cpf order by s.queried_at desc) <= 2
+        select customer_id, queried_at, score, score_version, negative_records, total_debt
+        from (
+            select
+                c.customer_id, s.queried_at, s.score, s.score_version, s.negative_records, s.total_debt,
+                row_number() over (partition by s.cpf order by s.queried_at desc) as place
+            from staging.stg_bureau__scores as s
+            join staging.stg_app__customers as c on s.cpf = c.cpf
+            where s.deleted_at is null
+        ) as r
+        where place <= 2
     """,
     "fx_closings": """
-        select currency, rate_date, max(quoted_at) as quoted_at, arg_max(sell, (quoted_at, sell)) as sell
+        select currency, rate_date, quoted_at, sell
         from (
-            -- closings are published in the afternoon: no rule of the time zone matters
-            select *, cast(quoted_at - interval 3 hours as date) as rate_date
-            from {schema}.stg_central_bank__fx_rates
-            where deleted_at is null and is_closing and quoted_at > $after
-        )
-        group by 1, 2
+            select
+                currency, rate_date, quoted_at, sell,
+                row_number() over (
+                    partition by currency, rate_date order by quoted_at desc, sell desc
+                ) as place
+            from (
+                -- closings are published in the afternoon: no rule of the time zone matters
+                select currency, quoted_at, sell, cast(quoted_at - interval '3' hour as date) as rate_date
+                from staging.stg_central_bank__fx_rates
+                where deleted_at is null and is_closing and quoted_at > {after}
+            ) as r
+        ) as f
+        where place = 1
     """,
 }
 _ON_CONFLICT = {
@@ -242,38 +263,74 @@ on conflict do nothing
 """
 
 
-async def load(pool: asyncpg.Pool, warehouse: Path, now: datetime) -> dict[str, int]:
-    """Fills the store from a DuckDB warehouse; what is there already stays. Returns rows read, by table.
+class Source(Protocol):
+    """A warehouse to read from: SQL in, a DB-API cursor out."""
+
+    def __call__(self, sql: str) -> Any:
+        """The cursor of a query."""
+
+
+@contextmanager
+def open_duckdb(warehouse: Path) -> Iterator[Source]:
+    """A DuckDB warehouse.
 
     Raises:
-        RealtimeError: there is no such warehouse, another process writes it, or it lacks these tables.
+        RealtimeError: there is none, another process writes it, or it lacks a table.
     """
     import duckdb
 
-    loaded = {}
-    after = now.replace(tzinfo=None) - timedelta(days=_DAYS)
     try:
-        with duckdb.connect(str(warehouse), read_only=True) as source:
-            looked_at = source.execute(
-                "select max(greatest(created_at, updated_at)) from staging.stg_app__customers"
-            ).fetchone()[0]
-            async with pool.acquire() as connection:
-                for table, query in _STORE.items():
-                    named = {"after": after} if "$after" in query else None
-                    cursor = source.execute(query.format(schema="staging"), named)
-                    columns = [column[0] for column in cursor.description]
-                    loaded[table] = 0
-                    while rows := cursor.fetchmany(50_000):
-                        await _insert(connection, table, columns, map(_aware, rows))
-                        loaded[table] += len(rows)
-                if looked_at:
-                    since = looked_at.replace(tzinfo=UTC) - timedelta(days=2)
-                    for statement in _CATCH_UP.strip().split(";\n"):
-                        await connection.execute(statement.rstrip(";"), since)
+        with duckdb.connect(str(warehouse), read_only=True) as connection:
+            yield connection.execute
     except duckdb.Error as error:
         raise RealtimeError(
             f"{warehouse} cannot be read ({type(error).__name__}): build it first, and set WAREHOUSE"
         ) from None
+
+
+@contextmanager
+def open_athena(lake: str) -> Iterator[Source]:
+    """The warehouse on Athena; results of queries go below the lake. Region and workgroup by the environment.
+
+    Raises:
+        RealtimeError: Athena does not answer, or lacks a table.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+    from pyathena import connect
+    from pyathena.error import Error
+
+    try:
+        with connect(
+            s3_staging_dir=f"{lake}/query-results/",
+            work_group=os.environ.get("ATHENA_WORKGROUP") or None,
+            region_name=os.environ.get("AWS_REGION") or None,
+        ) as connection:
+            yield lambda sql: connection.cursor().execute(sql)
+    except (Error, BotoCoreError, ClientError) as error:
+        raise RealtimeError(
+            f"Athena cannot be read ({type(error).__name__}): build there first, and set LAKE"
+        ) from None
+
+
+async def load(pool: asyncpg.Pool, source: Source, now: datetime) -> dict[str, int]:
+    """Fills the store from a warehouse; what is there already stays. Returns rows read, by table."""
+    loaded = {}
+    after = f"timestamp '{now.astimezone(UTC) - timedelta(days=_DAYS):%Y-%m-%d %H:%M:%S}'"
+    (looked_at,) = source(
+        "select max(greatest(created_at, updated_at)) from staging.stg_app__customers"
+    ).fetchone()
+    async with pool.acquire() as connection:
+        for table, query in _STORE.items():
+            cursor = source(query.format(after=after))
+            columns = [column[0] for column in cursor.description]
+            loaded[table] = 0
+            while rows := cursor.fetchmany(50_000):
+                await _insert(connection, table, columns, map(_aware, rows))
+                loaded[table] += len(rows)
+        if looked_at:
+            since = looked_at.replace(tzinfo=UTC) - timedelta(days=2)
+            for statement in _CATCH_UP.strip().split(";\n"):
+                await connection.execute(statement.rstrip(";"), since)
     return loaded
 
 

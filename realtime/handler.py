@@ -4,12 +4,13 @@ The deliveries of a customer are handled one after the other; if one is not done
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from uuid import UUID
 
 import asyncpg
 from prometheus_client import Counter
 
 from realtime import log
-from realtime.bureau import MAX_SUBJECTS
+from realtime.bureau import MAX_SUBJECTS, Bureau
 from realtime.database import UNAVAILABLE
 from realtime.decisions import Decider, Outcome
 from realtime.queue import Message
@@ -18,6 +19,14 @@ from realtime.telemetry import span
 MAX_ATTEMPTS = 10
 
 _DELIVERED = Counter("realtime_deliveries_total", "Deliveries handled", ["outcome"])
+
+_SAY = """
+with gone as (
+    delete from realtime.workers where seen_at < clock_timestamp() - interval '1 hour'
+)
+insert into realtime.workers (worker_id, seen_at, bureau_is_up) values ($1, clock_timestamp(), $2)
+on conflict (worker_id) do update set seen_at = excluded.seen_at, bureau_is_up = excluded.bureau_is_up
+"""
 
 Bury = Callable[[Message, str], Awaitable[None]]
 
@@ -103,3 +112,8 @@ class Handler:
             "order_failed", "warning", order_id=message.order_id, attempts=message.attempts, error=error
         )
         return Outcome("failed", wait=min(60, 0.1 * 2**message.attempts), error=error)
+
+
+async def report_health(pool: asyncpg.Pool, worker_id: UUID, bureau: Bureau) -> None:
+    """Says that somebody decides here, and whether the bureau answers: the dashboard shows it."""
+    await pool.execute(_SAY, worker_id, bureau.breaker.remaining() <= 0)

@@ -22,6 +22,10 @@ from realtime.telemetry import span
 
 CHANNEL = "realtime_outbox"
 """Told when there is something to decide."""
+# After the transactions of orders, never within: PostgreSQL lets one transaction at a time commit that
+# notifies, so each would wait for the disk alone. Nor does this one wait: what is lost is found anyway.
+_NOTIFY = "select set_config('synchronous_commit', 'off', true), pg_notify($1, '')"
+_NOTIFY_GAP = 0.02  # seconds from one call to the next, at least
 
 # A customer's orders are stored one after the other, each dated when its turn has come: whoever decides an
 # order sees all that are older. Milliseconds, since the warehouse has no finer ones.
@@ -42,11 +46,11 @@ known as (
     order by hashint8(c.customer_id)  -- all take the locks in one order, so nobody waits in a circle
 ),
 locked as materialized (
-    select known.*, pg_advisory_xact_lock($12, hashint8(customer_id))
+    select known.*, pg_advisory_xact_lock($11, hashint8(customer_id))
     from known
 ),
 dated as materialized (
-    select *, date_trunc('milliseconds', clock_timestamp()) + $11::interval as at
+    select *, date_trunc('milliseconds', clock_timestamp()) + $10::interval as at
     from locked
     order by place
 ),
@@ -70,7 +74,7 @@ queued as (
     join request as r using (order_id)
     order by r.place
 )
-select order_id, created_at, (select pg_notify($10::text, ''))
+select order_id, created_at
 from accepted
 """
 _CUSTOMER_LOCK = 0x6F726472
@@ -104,7 +108,7 @@ class Intake:
     """Accepts orders into the database of `pool`; `run` must be under way.
 
     Args:
-        pool: of at least `writers` connections.
+        pool: of at least `writers` connections and one more.
         clock: how far the time of business is from the database's.
         batch: orders in one transaction, at most.
         writers: transactions at the same time.
@@ -122,6 +126,7 @@ class Intake:
         self._waiting: deque[_Waiting] = deque()
         self._busy: set[str] = set()  # customers of the transactions under way
         self._arrived = asyncio.Event()
+        self._stored = asyncio.Event()
 
     async def submit(self, order: OrderRequest, partner_id: str) -> datetime:
         """Stores the order durably, once; returns when it was made, the same every time.
@@ -142,6 +147,7 @@ class Intake:
         async with asyncio.TaskGroup() as group:
             for _ in range(self._writers):
                 group.create_task(self._write_forever())
+            group.create_task(self._call_workers())
 
     async def _write_forever(self) -> None:
         while True:
@@ -165,6 +171,16 @@ class Intake:
                 await self._store_singly(batch)
             finally:
                 self._busy -= customers
+
+    async def _call_workers(self) -> None:
+        while True:
+            await self._stored.wait()
+            self._stored.clear()
+            try:
+                await self._pool.execute(_NOTIFY, CHANNEL)
+            except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+                log.event("database_unavailable", "error", at="notify", error=type(error).__name__)
+            await asyncio.sleep(_NOTIFY_GAP)
 
     def _take(self) -> list[_Waiting]:
         """The next ones, no two of the same id: the second is compared with the first once that is stored.
@@ -222,15 +238,15 @@ class Intake:
 
     async def _store_columns(self, batch: list[_Waiting], columns: Iterable[tuple]) -> None:
         async with self._pool.acquire() as connection:
-            rows = await connection.fetch(
-                _ACCEPT, *map(list, columns), CHANNEL, self._clock.offset, _CUSTOMER_LOCK
-            )
+            rows = await connection.fetch(_ACCEPT, *map(list, columns), self._clock.offset, _CUSTOMER_LOCK)
             accepted = {row[0]: row[1] for row in rows}
             rest = [w for w in batch if w.order.order_id not in accepted]
             found = {}
             if rest:  # a new snapshot: what another transaction has just stored is in it
                 rows = await connection.fetch(_FIND, [w.order.order_id for w in rest])
                 found = {row["order_id"]: row for row in rows}
+        if accepted:
+            self._stored.set()
         _ACCEPTED.inc(len(accepted))
         for w in batch:
             if w.receipt.done():

@@ -6,19 +6,25 @@ not decided is named in the answer and delivered again, the rest is not. Setting
 
 import asyncio
 import base64
+import time
+from collections.abc import Awaitable, Callable
 from typing import Any
+from uuid import uuid4
+
+import asyncpg
 
 from realtime import log
 from realtime.aws import decode
 from realtime.bureau import Bureau
-from realtime.database import open_pool
+from realtime.database import UNAVAILABLE, open_pool
 from realtime.decisions import Decider
-from realtime.handler import Handler
+from realtime.handler import Handler, report_health
 from realtime.policy import load_policies
 from realtime.queue import Message, keep_dead_letter
 from realtime.settings import Settings
 
 _MAX_DELIVERIES = 1000  # they are counted while the bureau is down, too; beyond, the redrive policy acts
+_REPORT_SECONDS = 5
 
 
 class _Function:
@@ -29,6 +35,8 @@ class _Function:
         self._settings = settings
         self._runner = asyncio.Runner()
         self._handler: Handler | None = None
+        self._report: Callable[[], Awaitable[None]] | None = None
+        self._reported_at = -1e9
         self._tries: dict[str, int] = {}
 
     def __call__(self, event: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +63,18 @@ class _Function:
                 self._tries.pop(name, None)
             if outcomes[message].kind != "done":
                 failed.append(name)
+        await self._say_how_it_is()
         return {"batchItemFailures": [{"itemIdentifier": name} for name in failed]}
+
+    async def _say_how_it_is(self) -> None:
+        """At most every five seconds; what was decided is decided, whether or not this succeeds."""
+        if time.monotonic() - self._reported_at < _REPORT_SECONDS:
+            return
+        try:
+            await self._report()
+            self._reported_at = time.monotonic()
+        except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+            log.event("database_unavailable", "error", at="report", error=type(error).__name__)
 
     def _read(self, record: dict[str, Any]) -> tuple[str, Message | None]:
         """A delivery, and the name that its failure is reported under."""
@@ -75,6 +94,8 @@ class _Function:
         async def bury(message: Message, error: str) -> None:
             await keep_dead_letter(pool, message, error)
 
+        worker_id = uuid4()
+        self._report = lambda: report_health(pool, worker_id, bureau)
         return Handler(decider, bury, _MAX_DELIVERIES)
 
 

@@ -1,13 +1,14 @@
 """What the policy says of an order, as a pure function of what was known: the same inputs, the same decision.
 
 Thresholds are data (`seeds/credit_policy.csv`, `seeds/product_terms.csv`, which the warehouse reads too),
-one version valid from a day until the next begins. A decision names its version and is stored with its
-inputs, so it can be made again at any time.
+one version valid from a day until the next begins. A version says which score its thresholds are for: the
+bureau's own, or that of a scorecard (`seeds/scorecard.csv`). A decision names its version and is stored with
+its inputs, so it can be made again at any time.
 """
 
 import csv
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from functools import cache
@@ -17,6 +18,8 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from ml.card import Scorecard, ScorecardError
+from ml.card import load as load_cards
 from realtime.errors import RealtimeError
 from realtime.features import Features
 
@@ -89,13 +92,48 @@ class Scorer(Protocol):
 
 
 class BureauScorer:
-    """The bureau's own score, until the lender's scorecard takes its place."""
+    """The bureau's own score."""
 
     model_version = "bureau-score-1"
 
     def score(self, inputs: Inputs) -> int | None:
         """The score that the bureau holds, if any."""
         return inputs.bureau_score
+
+
+class CardScorer:
+    """The lender's scorecard.
+
+    Its `model_version` begins with `scorecard-`, which is how features know that a score is on another scale
+    than the bureau's.
+
+    Raises:
+        RealtimeError: the card looks at a feature that no decision knows.
+    """
+
+    def __init__(self, card: Scorecard) -> None:
+        unknown = sorted(set(card.features) - set(Features.__struct_fields__))
+        if unknown:
+            raise RealtimeError(
+                f"scorecard {card.scorecard_version} looks at {', '.join(unknown)}, which no decision knows:"
+                " train it without"
+            )
+        self._card = card
+        self.model_version = f"scorecard-{card.scorecard_version}"
+
+    def score(self, inputs: Inputs) -> int | None:
+        """The card's score; None where the bureau has said nothing, which is for a person to decide.
+
+        Raises:
+            RealtimeError: a feature's value is in no band of the card.
+        """
+        if inputs.features is None or inputs.bureau_score is None:
+            return None
+        values = {name: getattr(inputs.features, name) for name in self._card.features}
+        try:
+            return self._card.score(values).score
+        except ScorecardError:  # its text holds a value
+            raise RealtimeError(f"{self.model_version} has no band for a feature of this order") from None
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -120,6 +158,8 @@ class Policy(msgspec.Struct, frozen=True):
     policy_version: str
     valid_from: date | None
     """None: a candidate, in force on no day."""
+    scorecard_version: str | None
+    """Whose score the thresholds are for; None: the bureau's."""
     min_score: int
     review_margin: int
     """So near to min_score, on either side, a person decides."""
@@ -132,14 +172,34 @@ class Policy(msgspec.Struct, frozen=True):
     max_orders_24h: int
     max_device_orders_24h: int
     max_amount_24h_incomes: Decimal
+    rate_mid_score: int
+    """Halfway between the best and the worst rate of a product."""
+    rate_score_scale: int
+    """Points by which the odds of one or the other change by the factor e."""
 
 
 class Policies:
-    """All versions of the policy and of the terms of products."""
+    """All versions of the policy, of the terms of products, and of the scorecards.
 
-    def __init__(self, policies: Iterable[Policy], terms: Iterable[Terms]) -> None:
+    Raises:
+        RealtimeError: a policy names a scorecard that there is not, or that cannot be used.
+    """
+
+    def __init__(
+        self, policies: Iterable[Policy], terms: Iterable[Terms], cards: Mapping[str, Scorecard]
+    ) -> None:
         self._policies = {p.policy_version: p for p in policies}
         self._terms = {(t.policy_version, t.product): t for t in terms}
+        self._scorers: dict[str | None, Scorer] = {None: BureauScorer()}
+        for policy in self._policies.values():
+            name = policy.scorecard_version
+            if name is not None and name not in cards:
+                raise RealtimeError(
+                    f"policy {policy.policy_version} rests on scorecard {name}, which scorecard.csv lacks:"
+                    " put its rows back"
+                )
+            if name not in self._scorers:
+                self._scorers[name] = CardScorer(cards[name])
 
     def in_force(self, at: datetime) -> Policy:
         """The policy of that moment's day in America/Sao_Paulo.
@@ -166,6 +226,10 @@ class Policies:
                 f"policy {name} is missing: put its rows back into credit_policy.csv"
             ) from None
 
+    def scorer(self, policy: Policy) -> Scorer:
+        """The model whose score the thresholds of this policy are for."""
+        return self._scorers[policy.scorecard_version]
+
     def products(self) -> list[str]:
         """The names of everything that was ever sold."""
         return sorted({product for _, product in self._terms})
@@ -177,7 +241,11 @@ class Policies:
 
 @cache
 def load_policies() -> Policies:
-    """The policies of the project's seeds."""
+    """The policies of the project's seeds.
+
+    Raises:
+        RealtimeError: they do not fit together.
+    """
     folder = Path(__file__).resolve().parents[1] / "seeds"
 
     def rows(name: str, kind: type) -> list:
@@ -187,11 +255,15 @@ def load_policies() -> Policies:
                 for row in csv.DictReader(file)
             ]
 
-    return Policies(rows("credit_policy.csv", Policy), rows("product_terms.csv", Terms))
+    try:
+        cards = load_cards(folder)
+    except ScorecardError as error:
+        raise RealtimeError(str(error)) from None
+    return Policies(rows("credit_policy.csv", Policy), rows("product_terms.csv", Terms), cards)
 
 
-def decide(inputs: Inputs, policies: Policies, scorer: Scorer) -> Decision:
-    """What the policy that the inputs name says of them.
+def decide(inputs: Inputs, policies: Policies) -> Decision:
+    """What the policy that the inputs name says of them, by the score of its own model.
 
     Raises:
         RealtimeError: that policy, or the product under it, is missing.
@@ -202,13 +274,14 @@ def decide(inputs: Inputs, policies: Policies, scorer: Scorer) -> Decision:
         raise RealtimeError(
             f"product_terms.csv has no terms of this product under policy {policy.policy_version}: add them"
         )
+    scorer = policies.scorer(policy)
     score = scorer.score(inputs)
     income = inputs.monthly_income if terms.income_based else None
     known = inputs.has_bureau_consent and score is not None and (income or not terms.income_based)
     if not known:
         return _decision("review", [MANUAL_REVIEW], score, scorer, policy)
 
-    rate = _rate(score, terms)
+    rate = _rate(score, policy, terms)
     amount = inputs.requested_amount
     refused = []
     if score < policy.min_score - policy.review_margin:
@@ -264,9 +337,9 @@ def _is_too_fast(inputs: Inputs, policy: Policy, income: Decimal | None) -> bool
     )
 
 
-def _rate(score: int, terms: Terms) -> Decimal:
+def _rate(score: int, policy: Policy, terms: Terms) -> Decimal:
     """Between the best and the worst rate, by the score; four digits, so that floats cannot differ."""
-    risk = 1 / (1 + math.exp((score - 610) / 70))
+    risk = 1 / (1 + math.exp((score - policy.rate_mid_score) / policy.rate_score_scale))
     rate = float(terms.best_rate) + float(terms.worst_rate - terms.best_rate) * risk
     return Decimal(repr(rate)).quantize(Decimal("0.0001"), ROUND_HALF_EVEN)
 

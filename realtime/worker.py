@@ -12,11 +12,11 @@ from prometheus_client import Gauge
 from realtime import log
 from realtime.aws import KinesisQueue, Relay, SqsQueue
 from realtime.bureau import MAX_SUBJECTS, Bureau
-from realtime.database import BY_INDEX, UNAVAILABLE, open_pool
+from realtime.database import BY_INDEX, UNAVAILABLE, Partitions, open_pool
 from realtime.decisions import Decider
 from realtime.errors import RealtimeError
 from realtime.features import forget_old
-from realtime.handler import Handler
+from realtime.handler import Handler, report_health
 from realtime.http import Receive, Scope, Send, Server, respond_problem, respond_to_operator
 from realtime.orders import Refusal
 from realtime.policy import load_policies
@@ -37,13 +37,6 @@ select count(*), coalesce(extract(epoch from clock_timestamp() - min(created_at)
     (select count(*) from realtime.dead_letters where replayed_at is null)
 from realtime.outbox
 where done_at is null
-"""
-_SAY = """
-with gone as (
-    delete from realtime.workers where seen_at < clock_timestamp() - interval '1 hour'
-)
-insert into realtime.workers (worker_id, seen_at, bureau_is_up) values ($1, clock_timestamp(), $2)
-on conflict (worker_id) do update set seen_at = excluded.seen_at, bureau_is_up = excluded.bureau_is_up
 """
 
 
@@ -193,16 +186,17 @@ async def _keep_house(pool: asyncpg.Pool, clock: Clock, bureau: Bureau) -> None:
     """Makes next months' partitions, drops old ones, measures the queue, says that this worker lives."""
     housekept = -1e9
     worker_id = uuid4()
+    partitions = Partitions(pool)
     while True:
         try:
             if time.monotonic() - housekept > 3600:
-                await pool.execute("select realtime.ensure_partitions()")
+                await partitions.make()
                 await pool.execute("select realtime.drop_old_outbox($1)", _MONTHS_KEPT)
                 await forget_old(pool, clock.now())
                 housekept = time.monotonic()
             while await pool.fetchval("select realtime.trim_feed($1)", _MINUTES_KEPT) >= 10_000:
                 pass
-            await pool.execute(_SAY, worker_id, bureau.breaker.remaining() <= 0)
+            await report_health(pool, worker_id, bureau)
             pending, oldest, dead = await pool.fetchrow(_BACKLOG)
             _PENDING.set(pending)
             _OLDEST.set(oldest)

@@ -1,4 +1,4 @@
-"""Who may look, and at what: users of a file, sessions in signed cookies, attempts that are counted."""
+"""Who may look, and at what: users of a file, sessions in signed cookies, counted attempts."""
 
 import asyncio
 import base64
@@ -6,17 +6,21 @@ import contextlib
 import hashlib
 import hmac
 import json
+import math
 import os
 import secrets
 import tempfile
 import time
 from collections import deque
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
+import asyncpg
 import msgspec
 
 from realtime import log
+from realtime.database import UNAVAILABLE
 from realtime.errors import RealtimeError
 from realtime.orders import Refusal
 
@@ -24,6 +28,7 @@ _SCRYPT = {"n": 2**15, "r": 8, "p": 1, "maxmem": 64 * 2**20, "dklen": 32}
 _ATTEMPTS = 5  # wrong passwords for a name
 _ATTEMPTS_IN_ALL = 100
 _MINUTE = 60.0
+_REFRESH = 2.0  # seconds until the logouts of other instances are known here
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -172,6 +177,57 @@ class Door:
             return None
         self._attempts.succeeded(name)
         return user
+
+
+class Session(NamedTuple):
+    """Somebody who has logged in."""
+
+    session_id: str
+    user: User
+    until: float
+    """In seconds since 1970."""
+
+
+class EndedSessions:
+    """Sessions whose user has logged out: their cookies are good for nothing, on any instance."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+        self._ended: dict[str, float] = {}  # until when they would have lasted
+        self._read_at = -math.inf
+
+    def holds(self, session_id: str) -> bool:
+        """Whether this session was ended.
+
+        Raises:
+            Refusal: it is not known yet, since this process has just begun.
+        """
+        if self._read_at == -math.inf:
+            raise Refusal(503, "starting", "the dashboard is starting; try again", wait=1)
+        return session_id in self._ended
+
+    async def end(self, session: Session) -> None:
+        """Ends a session: here at once, elsewhere within seconds."""
+        await self._pool.execute(
+            "insert into realtime.ended_sessions (session_id, until) values ($1, $2) on conflict do nothing",
+            session.session_id,
+            datetime.fromtimestamp(session.until, UTC),
+        )
+        self._ended[session.session_id] = session.until
+
+    async def run(self) -> None:
+        """Reads again and again what other instances have ended, until cancelled."""
+        while True:
+            try:
+                await self._pool.execute("delete from realtime.ended_sessions where until < now()")
+                rows = await self._pool.fetch("select session_id, until from realtime.ended_sessions")
+                # one that was ended here meanwhile stays
+                self._ended |= {name: until.timestamp() for name, until in rows}
+                self._ended = {name: until for name, until in self._ended.items() if until > time.time()}
+                self._read_at = time.monotonic()
+            except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+                log.event("database_unavailable", "error", at="sessions", error=type(error).__name__)
+            await asyncio.sleep(_REFRESH)
 
 
 class Signer:

@@ -21,7 +21,7 @@ import msgspec
 from realtime import log
 from realtime.api import _last_line, _stop_if_failed
 from realtime.dashboard import assets
-from realtime.dashboard.access import Door, Signer, User, Users
+from realtime.dashboard.access import Door, EndedSessions, Session, Signer, User, Users
 from realtime.dashboard.board import Board, Cache, View, Viewer
 from realtime.dashboard.figures import STATUSES, WINDOWS, Filter, span
 from realtime.dashboard.history import list_orders, tell_story, write_csv
@@ -121,6 +121,7 @@ class Dashboard:
                 f"{self._origin}{_ROOT}/oidc/callback",
             )
         self._board: Board = None
+        self._ended: EndedSessions = None
         self._primary: asyncpg.Pool = None
         self._history: asyncpg.Pool = None
 
@@ -146,15 +147,18 @@ class Dashboard:
         ):
             self._board = Board(settings.realtime_dsn, self._primary, self._history, self._clock)
             server.before_shutdown = self._board.stop
-            helper = asyncio.create_task(self._board.run())
-            helper.add_done_callback(lambda task: _stop_if_failed(task, server))
+            self._ended = EndedSessions(self._primary)
+            helpers = [asyncio.create_task(part.run()) for part in (self._board, self._ended)]
+            for helper in helpers:
+                helper.add_done_callback(lambda task: _stop_if_failed(task, server))
             gc.collect()
             gc.freeze()
             try:
                 await server.run_until_stopped()
             finally:
-                helper.cancel()
-                await asyncio.gather(helper, return_exceptions=True)
+                for helper in helpers:
+                    helper.cancel()
+                await asyncio.gather(*helpers, return_exceptions=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -190,6 +194,8 @@ class Dashboard:
             if path == f"{_ROOT}/login" and self._provider is None:
                 await self._log_in(scope, receive, send)
             elif path == f"{_ROOT}/logout":
+                if session := self._session(headers):
+                    await self._ended.end(session)
                 await _redirect(send, f"{_ROOT}/login", [self._set_cookie(self._cookie, "", 0)])
             else:
                 raise Refusal(404, "not-found", "there is no such resource")
@@ -216,7 +222,7 @@ class Dashboard:
                 back = _ROOT + (f"?{scope['query_string'].decode('latin-1')}" if query else "")
                 await _redirect(send, f"{_ROOT}/login?{urlencode({'next': back})}")
             else:
-                await self._show_page(send, found[0])
+                await self._show_page(send, found.user)
             return
         if not path.startswith(f"{_ROOT}/api/"):
             raise Refusal(404, "not-found", "there is no such resource")
@@ -234,11 +240,11 @@ class Dashboard:
         path: str,
         query: dict[str, str],
         headers: dict[bytes, bytes],
-        session: tuple[User, float],
+        session: Session,
         receive: Receive,
         send: Send,
     ) -> None:
-        user, until = session
+        user = session.user
         view = _view(query, user)
         if match := _ORDER.fullmatch(path):
             story = await tell_story(self._history, match[1], user.partner)
@@ -274,7 +280,7 @@ class Dashboard:
         place = headers.get(b"last-event-id", b"").decode("latin-1") or query.get("last_event_id")
         self._viewers += 1
         try:
-            await self._stream(view, place, user, until, receive, send)
+            await self._stream(view, place, session, receive, send)
         finally:
             self._viewers -= 1
 
@@ -283,9 +289,10 @@ class Dashboard:
         return await list_orders(self._history, view.wanted, since, before, after, limit)
 
     async def _stream(
-        self, view: View, place: str | None, user: User, until: float, receive: Receive, send: Send
+        self, view: View, place: str | None, session: Session, receive: Receive, send: Send
     ) -> None:
         """Sends events until the viewer goes, the session ends, or this process does."""
+        _, user, until = session
         viewer = Viewer()
         gone = asyncio.ensure_future(_until_gone(receive))
         gone.add_done_callback(lambda _: viewer.close())
@@ -308,8 +315,9 @@ class Dashboard:
                 async with asyncio.timeout(_SEND_SECONDS):
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 chunk = await viewer.take(min(_KEEPALIVE, max(0.0, until - time.time())))
-                # whoever has been struck off the list, or given another role, begins anew
-                if viewer.is_closed or time.time() >= until or self._users.all().get(user.name) != user:
+                # whoever has logged out, been struck off the list or given another role begins anew
+                is_over = time.time() >= until or self._ended.holds(session.session_id)
+                if viewer.is_closed or is_over or self._users.all().get(user.name) != user:
                     break
                 if chunk is None:
                     while not self._board.is_ready and not viewer.is_closed:
@@ -326,11 +334,13 @@ class Dashboard:
             self._board.leave(view, viewer)
             gone.cancel()
 
-    def _session(self, headers: dict[bytes, bytes]) -> tuple[User, float] | None:
-        """Who asks, and until when they may."""
+    def _session(self, headers: dict[bytes, bytes]) -> Session | None:
+        """Who asks, and until when they may; None where nobody has logged in."""
         read = self._signer.read("session", _cookies(headers).get(self._cookie))
         user = self._users.all().get(read["name"]) if read else None
-        return (user, read["until"]) if user else None
+        if user is None or "id" not in read or self._ended.holds(read["id"]):
+            return None
+        return Session(read["id"], user, read["until"])
 
     def _check_origin(self, headers: dict[bytes, bytes]) -> None:
         """A change is only taken from our own pages."""
@@ -359,7 +369,9 @@ class Dashboard:
     def _session_cookie(self, user: User) -> tuple[bytes, bytes]:
         seconds = self._settings.realtime_dashboard_session_minutes * 60
         return self._set_cookie(
-            self._cookie, self._signer.sign("session", {"name": user.name}, seconds), seconds
+            self._cookie,
+            self._signer.sign("session", {"name": user.name, "id": secrets.token_hex(16)}, seconds),
+            seconds,
         )
 
     def _set_cookie(self, name: str, value: str, seconds: int) -> tuple[bytes, bytes]:

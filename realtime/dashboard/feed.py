@@ -19,9 +19,9 @@ from prometheus_client import Counter, Gauge
 from realtime import log
 from realtime.database import BY_INDEX, UNAVAILABLE, connect
 
-CHANNEL = "realtime_feed"
-_GAP = 0.1  # seconds from one read to the next, at least: what happens meanwhile comes together
-_IDLE = 2.0  # seconds after which to look although nobody called
+# Seconds from one read to the next: what happens meanwhile comes together. Nobody calls, since a transaction
+# that notifies is committed alone, and those of orders must not be.
+_GAP = 0.1
 _LIMIT = 50_000  # rows of one read; when more are new, everything is read anew
 
 _READ = """
@@ -182,7 +182,6 @@ class Feed:
         self._keep = keep
         self._frames: deque[tuple[Snapshot, list[Row]]] = deque()  # with the place before each
         self._kept = 0
-        self._called = asyncio.Event()
         self.snapshot: Snapshot = None
         self.place = ""
         """The id of the last event: a snapshot as PostgreSQL writes it."""
@@ -211,33 +210,18 @@ class Feed:
         return [row for _, rows in self._frames for row in rows]
 
     async def run(self) -> None:
-        """Reads whenever something happens, until cancelled."""
+        """Reads again and again, until cancelled."""
         while True:
             try:
                 connection = await connect(self._dsn, BY_INDEX)
                 try:
-                    ended = False
-
-                    def end(_: object) -> None:
-                        nonlocal ended
-                        ended = True
-                        self._called.set()
-
-                    connection.add_termination_listener(end)
-                    await connection.add_listener(CHANNEL, lambda *_: self._called.set())
                     if self.snapshot is None:
                         await self._begin(connection)
-                    while not ended:
+                    while True:
                         began = time.monotonic()
-                        self._called.clear()
                         await self._read(connection)
                         _BEHIND.set(time.monotonic() - began)
                         await asyncio.sleep(max(0.0, began + _GAP - time.monotonic()))
-                        try:
-                            async with asyncio.timeout(_IDLE):
-                                await self._called.wait()
-                        except TimeoutError:
-                            pass
                 finally:
                     connection.terminate()
             except (*UNAVAILABLE, asyncpg.PostgresError) as error:

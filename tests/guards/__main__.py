@@ -15,7 +15,6 @@ from queue import SimpleQueue
 
 ROOT = Path(__file__).resolve().parents[2]
 LISTS = sorted(Path(__file__).parent.glob("*.toml"))
-MINUTES = 10
 _FAILED_TESTS = 1
 """pytest's exit code when tests ran and some failed: any other one says nothing of the guard."""
 
@@ -44,6 +43,9 @@ def main() -> int:
     )
     parser.add_argument("--list", action="store_true", help="show them, try none")
     parser.add_argument("--jobs", type=int, default=2, help="at once (%(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, default=10, help="that a test may take: more on a busy machine (%(default)g)"
+    )
     arguments = parser.parse_args()
     guards = [g for g in read() if not arguments.names or any(n in g.name for n in arguments.names)]
     if not guards:
@@ -61,7 +63,7 @@ def main() -> int:
         def attempt(guard: Guard) -> bool:
             copy = copies.get()
             try:
-                is_noticed, said = _is_noticed(guard, copy)
+                is_noticed, said = _is_noticed(guard, copy, arguments.minutes)
             finally:
                 copies.put(copy)
             print(f"{'noticed' if is_noticed else 'NOT NOTICED':<12}{guard.name}: {said}", flush=True)
@@ -97,7 +99,7 @@ def _copy(folder: Path) -> Path:
     return folder
 
 
-def _is_noticed(guard: Guard, copy: Path) -> tuple[bool, str]:
+def _is_noticed(guard: Guard, copy: Path, minutes: float) -> tuple[bool, str]:
     """Whether the test fails without the guard, and pytest's last line."""
     file = copy / guard.file
     original = file.read_text(encoding="utf-8")
@@ -121,11 +123,11 @@ def _is_noticed(guard: Guard, copy: Path) -> tuple[bool, str]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=60 * MINUTES,
+            timeout=60 * minutes,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return False, f"its test did not end within {MINUTES} minutes"
+        return False, f"its test did not end within {minutes:g} minutes"
     finally:
         file.write_text(original, encoding="utf-8")
     lines = [line for line in done.stdout.splitlines() if line.strip()]

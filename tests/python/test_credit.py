@@ -23,7 +23,8 @@ from ml import card
 from ml.card import Band, Scorecard, ScorecardError
 from ml.scorecard import app
 from ml.training import Orders, gini, ks, make_bands, scorecard, train
-from realtime.policy import BureauScorer, Inputs, decide, load_policies
+from realtime.features import Features
+from realtime.policy import Inputs, decide, load_policies
 from sandbox.worlds.synthetic import timeline as tl
 from sandbox.worlds.synthetic.world import SyntheticWorld
 
@@ -186,9 +187,9 @@ def test_a_policy_decides_the_past_as_it_decides_in_real_time(world: World) -> N
                     (o["requested_amount"] for o in recent if o["currency"] == order["currency"]), Decimal(0)
                 ),
                 device_orders_24h=0,
+                features=Features(**{name: known[name] for name in Features.__struct_fields__}),
             ),
             policies,
-            BureauScorer(),
         )
         said = decision.outcome if accepted else "not_accepted"
         expected = (
@@ -200,12 +201,16 @@ def test_a_policy_decides_the_past_as_it_decides_in_real_time(world: World) -> N
         )
         names = ("decision", "decision_reasons", "offered_amount", "offered_rate", "swap_class")
         assert tuple(row[name] for name in names) == expected, (order_id, version)
+        if known["bureau_score_at_request"] is not None:
+            assert row["policy_score"] == decision.score
         in_force = policies.in_force(known["requested_at"].replace(tzinfo=UTC)).policy_version == version
         assert row["is_in_force"] == in_force
         seen[said] += 1
+        seen[f"{said} by points"] += decision.model_version.startswith("scorecard-")
         seen[row["swap_class"]] += 1
         seen["less than asked"] += (decision.approved_amount or math.inf) < order["requested_amount"]
         seen[row["decision_reasons"]] += 1
+    assert all(seen[f"{said} by points"] > 5 for said in ("approve", "reject", "review")), seen
     cases = "approve reject review kept_approval kept_rejection swap_in swap_out to_review undecided"
     assert all(seen[case] > 5 for case in (*cases.split(), "less than asked", "policy_limit")), seen
 
@@ -376,7 +381,8 @@ def test_earlier_scores_are_those_that_the_evaluations_had_given(world: World) -
     customer_of = {order["order_id"]: order["customer_id"] for order in world.orders}
     scores = defaultdict(list)
     for e in latest(world.lake, "app/risk_evaluations", ("evaluation_id",)):
-        if e["score"] is not None and e["order_id"] in customer_of:
+        is_card = e["model_version"].startswith("scorecard-")
+        if e["score"] is not None and e["order_id"] in customer_of and not is_card:
             known_at = max(e["evaluated_at"], e["created_at"]).replace(tzinfo=None)
             scores[customer_of[e["order_id"]]].append((known_at, e["score"]))
     seen = Counter()

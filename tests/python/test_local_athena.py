@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import duckdb
 import psutil
 import pytest
 from conftest import ROOT
@@ -18,6 +19,7 @@ from local_athena_cases import CASES, DATABASE, Fails, Refused, Rows
 from moto.glue.responses import GlueResponse
 from moto.s3.utils import _VersionedKeyStore
 
+from realtime.features import _STORE, open_athena
 from sandbox.aws import LocalAws
 from sandbox.aws.corrections import glue, s3
 
@@ -621,6 +623,65 @@ def test_some_classes_of_dbt_tests_adapter(local_aws: LocalAws) -> None:
 
 
 # --- the end: it kills the engine, so it comes last -------------------------------------------
+
+
+def test_features_are_read_as_from_duckdb(
+    client: Client, local_aws: LocalAws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `realtime load-features` reads: the same rows, of the same types, from both engines."""
+    # Two scores of one moment's day, a version that came twice, a closing quoted twice, rows that are deleted or old.
+    tables = {
+        "stg_app__customers": ("customer_id cpf created_at updated_at", ["1, '111', {2}, {3}", "2, '222', {2}, {2}"]),
+        "stg_app__customer_versions": (
+            "customer_id version_at state monthly_income birth_date created_at _batch_id",
+            ["1, {2}, 'SP', {income}, date '1990-05-01', {2}, 'b1'", "1, {2}, 'RJ', {income}, date '1990-05-01', {2}, 'b2'"],
+        ),
+        "stg_app__bank_accounts": ("account_id customer_id deleted_at", ["7, 1, {never}", "8, 2, {2}", "9, 2, {never}"]),
+        "stg_app__bank_transactions": (
+            "transaction_id account_id booked_at created_at currency amount deleted_at",
+            ["1, 7, {2}, {3}, 'BRL', {income}, {never}", "2, 7, {1}, {1}, 'BRL', {income}, {never}",
+             "3, 7, {3}, {2}, 'USD', {income}, {3}"],
+        ),
+        "stg_bureau__scores": (
+            "cpf queried_at score score_version negative_records total_debt deleted_at",
+            ["'111', {1}, 500, 'a', 0, {income}, {never}", "'111', {2}, 600, 'a', 1, {income}, {never}",
+             "'111', {3}, 700, 'b', 0, {income}, {never}", "'222', {3}, 1, 'b', 0, {income}, {3}"],
+        ),
+        "stg_central_bank__fx_rates": (
+            "currency quoted_at sell is_closing deleted_at",
+            ["'USD', {3}, {rate}, true, {never}", "'USD', {3} + interval '1' minute, {rate} + 1, true, {never}",
+             "'USD', {3}, {rate}, false, {never}", "'EUR', {1}, {rate}, true, {never}"],
+        ),
+    }  # fmt: skip
+    values = {
+        "never": "cast(null as timestamp)",
+        "income": "cast('1234.50' as decimal(18, 2))",
+        "rate": "cast('5.123456' as decimal(18, 6))",
+    }
+    days = [None, "timestamp '2025-01-02 12:00:00.000'", "timestamp '2025-12-01 01:30:00.123'"]
+    days.append("timestamp '2025-12-02 16:10:00.500'")
+    database = duckdb.connect()
+    database.execute("create schema staging")
+    client.run("create schema staging")
+    for table, (columns, rows) in tables.items():
+        content = ", ".join(f"({row.format(*days, **values)})" for row in rows)
+        select = f"select * from (values {content}) as t ({', '.join(columns.split())})"
+        database.execute(f"create table staging.{table} as {select}")
+        made = client.run(
+            f"create table staging.{table} with (external_location = 's3://data/features/{table}/') as {select}"
+        )
+        assert made.state == "SUCCEEDED", made.reason
+    for name, value in local_aws.environment.items():
+        monkeypatch.setenv(name, value)
+    after = "timestamp '2025-09-23 00:00:00'"
+    with open_athena("s3://results") as athena:
+        for name, query in _STORE.items():
+            sql = query.format(after=after)
+            theirs, ours = athena(sql), database.execute(sql)
+            assert [c[0] for c in theirs.description] == [c[0] for c in ours.description]
+            rows = sorted(ours.fetchall(), key=repr)
+            assert sorted(theirs.fetchall(), key=repr) == rows, name
+            assert rows
 
 
 @pytest.fixture

@@ -16,11 +16,13 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import httpx
 import psycopg
 import pytest
 from conftest import ROOT, SETTINGS
@@ -28,9 +30,10 @@ from conftest import ROOT, SETTINGS
 from realtime.database import BY_INDEX, open_pool
 from realtime.decisions import evaluation_id, replay
 from realtime.errors import RealtimeError
+from realtime.features import FEATURES
 from realtime.policy import load_policies
 from realtime.queue import _RECEIVE, PostgresQueue, replay_dead_letters
-from tests.soak.realtime import Campaign, Stack, order_body
+from tests.soak.realtime import PATIENCE, Campaign, Stack, order_body
 
 RNG = random.Random(11)
 
@@ -343,7 +346,7 @@ def test_a_person_reviews(stack: Stack, people: Iterator) -> None:
 
     assert upheld[0] == overturned[0] == 200
     assert upheld[1]["criteria"]["reason_codes"] == [r["code"] for r in order["reasons"]]
-    assert upheld[1]["criteria"]["inputs"]["policy_version"] == "2025.1"
+    assert upheld[1]["criteria"]["inputs"]["policy_version"] == "2026.1"
     assert call(stack, "POST", path, approval, key)[1] == overturned[1]
     assert call(stack, "POST", path, approval | {"interest_rate": "0.06"}, key)[0] == 409
     assert call(stack, "POST", path, refusal | {"review_id": str(uuid.uuid4())}, key)[0] == 409  # it is final
@@ -370,15 +373,67 @@ def test_replay_says_what_differs_and_what_is_missing(stack: Stack, people: Iter
     update = "update app.risk_evaluations set raw_response = {} where evaluation_id = %s"
     with stack.connect() as connection:
         connection.execute(
-            update.format("jsonb_set(raw_response, '{inputs,bureau_score}', '100')"),
+            update.format("jsonb_set(raw_response, '{inputs,bureau_negative_records}', '9')"),
             (evaluation_id(order_id),),
         )
         assert "outcome: was approve, is reject" in run(stack, replay, order_id, load_policies())
+        connection.execute(update.format("raw_response #- '{inputs,features}'"), (evaluation_id(order_id),))
+        with pytest.raises(RealtimeError, match="stored inputs lack features"):
+            run(stack, replay, order_id, load_policies())
         connection.execute(
             update.format("raw_response #- '{inputs,monthly_income}'"), (evaluation_id(order_id),)
         )
         with pytest.raises(RealtimeError, match="stored inputs lack monthly_income"):
             run(stack, replay, order_id, load_policies())
+
+
+def test_features_are_what_was_known_at_the_request(stack: Stack) -> None:
+    """Each feature's own moment; that all are the warehouse's is shown by `test_realtime_features.py`."""
+    query = FEATURES.replace("%", "%%").replace("$1", "%s")
+    with stack.connect() as connection, connection.transaction(force_rollback=True):
+        connection.row_factory = psycopg.rows.dict_row
+        order = connection.execute(
+            "insert into app.credit_orders (order_id, customer_id, partner_id, product, currency,"
+            " requested_amount, term_months, status, created_at, updated_at)"
+            " select gen_random_uuid(), customer_id, partner_id, 'personal_loan', 'BRL', 1000, 12, 'in_review',"
+            " '2026-01-01 12:00Z', '2026-01-01 12:00Z' from app.customers as c"
+            " where not exists (select from app.credit_orders as o where o.customer_id = c.customer_id)"
+            " and not exists (select from realtime.bank_sources as s where s.customer_id = c.customer_id)"
+            " limit 1 returning order_id, customer_id, created_at"
+        ).fetchone()
+        before, after = (order["created_at"] + timedelta(seconds=s) for s in (-1, 1))
+        connection.execute(
+            "delete from realtime.customer_versions where customer_id = %(customer_id)s", order
+        )
+        for at, income in ((before, 1111), (after, 9999)):
+            connection.execute(
+                "insert into realtime.customer_versions values (%s, %s, 'SP', %s, '1990-05-01', '2020-01-01Z')",
+                (order["customer_id"], at, income),
+            )
+        connection.execute(
+            "insert into realtime.bank_sources values (-1, %s, %s)", (order["customer_id"], before)
+        )
+        for number, known_at in enumerate((before, after)):
+            connection.execute(
+                "insert into realtime.bank_movements values (-1, %s, %s, %s, 'BRL', %s)",
+                (before, number, known_at, 10**number),
+            )
+        for model, score, at in (
+            ("behaviour-1", 600, before),
+            ("scorecard-1", 100, before),
+            ("behaviour-1", 900, after),
+        ):
+            connection.execute(
+                "insert into app.risk_evaluations (evaluation_id, order_id, provider, model_version, score,"
+                " decision, evaluated_at, created_at) values (gen_random_uuid(), %s, 'x', %s, %s, 'review', %s, %s)",
+                (order["order_id"], model, score, at, at),
+            )
+
+        found = connection.execute(query, ([order["order_id"]],)).fetchone()
+
+    assert found["monthly_income"] == 1111
+    assert (found["bank_transactions_90d_at_request"], found["bank_inflow_90d_at_request"]) == (1, 1)
+    assert found["prior_risk_score_mean"] == 600
 
 
 @pytest.mark.parametrize(
@@ -422,6 +477,56 @@ def test_partitions_are_made_ahead_and_dropped_when_nothing_waits(stack: Stack) 
         assert connection.execute("select realtime.drop_old_outbox(3)").fetchone() == (0,)
         connection.execute("update realtime.outbox set done_at = now() where created_at < '2021-01-01'")
         assert connection.execute("select realtime.drop_old_outbox(3)").fetchone() == (1,)
+
+
+def test_orders_are_taken_in_though_nobody_has_made_the_months_partition(
+    stack: Stack, people: Iterator
+) -> None:
+    stack.wait_until_decided()
+    assert stack.ask_to_stop("service") == 0
+    with stack.connect() as connection:
+        names = [
+            row[0]
+            for row in connection.execute(
+                "select c.relname from pg_inherits as i join pg_class as c on c.oid = i.inhrelid"
+                " where i.inhparent = 'realtime.outbox'::regclass"
+            ).fetchall()
+        ]
+        connection.execute("".join(f"drop table realtime.{name};" for name in names))
+    stack.start("service")
+    stack.wait_until_healthy(["service"])
+
+    partner, cpf = next(people)
+    body = order_body(RNG, cpf)
+
+    assert post(stack, partner, body)[0] == 202
+    stack.wait_until_decided()
+
+
+def test_the_service_is_not_well_where_it_can_make_no_partitions(stack: Stack) -> None:
+    with stack.connect() as connection:
+        connection.execute("alter function realtime.ensure_partitions(int) rename to ensured")
+        assert stack.ask_to_stop("service") == 0
+        stack.start("service")
+        deadline = time.monotonic() + PATIENCE
+        while (said := _health(stack)) is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        connection.execute("alter function realtime.ensured(int) rename to ensure_partitions")
+
+    assert said[0] == 503
+    assert "python -m realtime migrate" in said[1]
+    assert stack.ask_to_stop("service") == 0
+    stack.start("service")
+    stack.wait_until_healthy(["service"])
+
+
+def _health(stack: Stack) -> tuple[int, str] | None:
+    try:
+        answer = httpx.get(f"{stack.url}/healthz", timeout=5)
+    except httpx.HTTPError:
+        return None
+    is_starting = "the database is away" in answer.text
+    return None if is_starting else (answer.status_code, answer.text)
 
 
 def test_the_queue_keeps_the_order_of_a_customer_and_delivers_again(stack: Stack) -> None:
@@ -482,6 +587,8 @@ def test_a_long_queue_is_read_by_its_indexes_before_it_has_statistics(stack: Sta
     plan = steps(BY_INDEX)
     assert "Hash" not in plan
     assert "Sort Method" not in plan
+    assert "Materialize" not in plan  # all that waits, once for each that is taken
+    assert "Index Cond: ((customer_id = " in plan
     assert plan.count("Index Scan using") >= 3
 
 

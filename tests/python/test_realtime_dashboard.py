@@ -430,7 +430,7 @@ def test_a_review_moves_an_order_and_its_story_says_who(stack: Stack, dashboard:
         "ana",
         "a higher income was proven by payslips",
     )
-    assert story["evaluations"][0]["inputs"]["policy_version"] == "2025.1"
+    assert story["evaluations"][0]["inputs"]["policy_version"] == "2026.1"
     assert "ana" not in seen_by_partner
     assert "inputs" not in seen_by_partner
 
@@ -546,6 +546,28 @@ def test_changes_are_only_taken_from_our_own_pages(dashboard: Dashboard) -> None
     done = client.post("/dashboard/logout", headers={"Sec-Fetch-Site": "same-origin"})
     assert done.status_code == 303
     assert client.get("/dashboard/api/state").status_code == 401
+
+
+def test_who_has_logged_out_is_out_wherever_the_cookie_is(dashboard: Dashboard) -> None:
+    client, other = dashboard.client(), dashboard.client()
+    copied = dict(client.cookies)
+    with Dashboard(dashboard.stack, passwords=dashboard.passwords) as second:
+        elsewhere = f"{second.url}/dashboard/api/state"
+        assert httpx.get(elsewhere, cookies=copied).status_code == 200
+        with client.stream("GET", "/dashboard/api/stream") as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            assert httpx.post(
+                f"{dashboard.url}/dashboard/logout", cookies=copied, headers={"Origin": dashboard.url}
+            ).has_redirect_location
+            assert httpx.get(f"{dashboard.url}/dashboard/api/state", cookies=copied).status_code == 401
+            for _ in lines:  # ends by itself
+                pass
+        until = time.monotonic() + PATIENCE / 1000
+        while httpx.get(elsewhere, cookies=copied).status_code != 401:
+            assert time.monotonic() < until, "the other instance never heard of it"
+            time.sleep(0.1)
+    assert other.get("/dashboard/api/state").status_code == 200  # another session of the same user
 
 
 @pytest.mark.parametrize(

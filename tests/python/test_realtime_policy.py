@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -9,9 +10,11 @@ import msgspec
 import pytest
 from conftest import ROOT
 
+from ml.card import load as load_cards
 from realtime.errors import RealtimeError
+from realtime.features import Features
 from realtime.orders import Refusal, cpf_is_valid, read_order, read_review
-from realtime.policy import REASONS, BureauScorer, Inputs, decide, load_policies
+from realtime.policy import REASONS, Inputs, Policies, decide, load_policies
 
 AT = datetime(2026, 1, 1, 15, tzinfo=UTC)
 GOOD = Inputs(
@@ -31,6 +34,16 @@ GOOD = Inputs(
     customer_amount_24h=Decimal(0),
     device_orders_24h=0,
 )
+
+
+def features(**known: object) -> Features:
+    """Of `GOOD`: a customer who never asked before."""
+    nothing = dict.fromkeys(Features.__struct_fields__)
+    return Features(
+        **nothing
+        | {"prior_orders": 0, "bureau_negative_records_at_request": 0, "term_months_at_request": 12}
+        | known
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,7 +73,7 @@ GOOD = Inputs(
     ],
 )
 def test_the_policy_decides(changes: dict, outcome: str, reasons: list[str]) -> None:
-    decision = decide(msgspec.structs.replace(GOOD, **changes), load_policies(), BureauScorer())
+    decision = decide(msgspec.structs.replace(GOOD, **changes), load_policies())
 
     assert (decision.outcome, decision.reasons) == (outcome, reasons)
     assert (decision.approved_amount is None) == (outcome != "approve")
@@ -69,7 +82,7 @@ def test_the_policy_decides(changes: dict, outcome: str, reasons: list[str]) -> 
 def test_an_approval_fits_the_income() -> None:
     inputs = msgspec.structs.replace(GOOD, monthly_income=Decimal("1000.00"))
 
-    decision = decide(inputs, load_policies(), BureauScorer())
+    decision = decide(inputs, load_policies())
 
     # 2.49 % to 6.49 % by 1 / (1 + e^(90 / 70)); 380 of 616.10 a month, in steps of 50
     assert decision.interest_rate == Decimal("0.0336")
@@ -91,7 +104,56 @@ def test_a_candidate_is_asked_by_its_name_and_never_in_force() -> None:
     assert policies.version("2026.1-candidate").valid_from is None
     assert policies.in_force(datetime(2099, 1, 1, tzinfo=UTC)).valid_from is not None
     candidate = msgspec.structs.replace(GOOD, policy_version="2026.1-candidate", bureau_score=580)
-    assert decide(candidate, policies, BureauScorer()).outcome == "review"
+    assert decide(candidate, policies).outcome == "review"
+
+
+def test_a_policy_that_rests_on_a_scorecard_decides_by_its_points() -> None:
+    policies = load_policies()
+    policy = policies.in_force(AT)
+    assert policy.scorecard_version == "2026.1"
+    # 590 base points, 12 months -4, and of the bureau's 700: 15, no negative record: 1, no earlier score: 0
+    inputs = msgspec.structs.replace(
+        GOOD, policy_version=policy.policy_version, features=features(bureau_score_at_request=700)
+    )
+
+    decision = decide(inputs, policies)
+
+    assert (decision.outcome, decision.score, decision.model_version) == (
+        "approve",
+        602,
+        "scorecard-2026.1",
+    )
+    # 2.49 % to 6.49 % by 1 / (1 + e^((602 - 581) / 25))
+    assert decision.interest_rate == Decimal("0.0370")
+
+
+def test_what_was_said_before_moves_the_scorecard_and_nothing_of_the_bureau_is_for_a_person() -> None:
+    policies = load_policies()
+    inputs = msgspec.structs.replace(GOOD, policy_version="2026.1")
+
+    def decided(bureau_score: int | None, **known: object) -> tuple[str, int | None]:
+        looked_at = features(bureau_score_at_request=bureau_score, **known)
+        decision = decide(
+            msgspec.structs.replace(inputs, bureau_score=bureau_score, features=looked_at), policies
+        )
+        return decision.outcome, decision.score
+
+    assert decided(700, prior_risk_score_mean=800.0) == ("approve", 639)
+    assert decided(500, prior_risk_score_mean=400.0) == ("reject", 536)
+    assert decided(None) == ("review", None)
+    assert decide(msgspec.structs.replace(inputs, features=None), policies).outcome == "review"
+
+
+def test_a_scorecard_that_cannot_be_used_stops_everything_at_once() -> None:
+    policies = load_policies()
+    policy = policies.version("2026.1")
+    card = load_cards()["2026.1"]
+    odd = replace(card, bands=(*card.bands, replace(card.bands[0], feature="shoe_size")))
+
+    with pytest.raises(RealtimeError, match=r"rests on scorecard 2026\.1, which scorecard\.csv lacks"):
+        Policies([policy], [], {})
+    with pytest.raises(RealtimeError, match="looks at shoe_size, which no decision knows"):
+        Policies([policy], [], {"2026.1": odd})
 
 
 def test_every_reason_is_a_word_of_the_warehouse() -> None:

@@ -7,6 +7,8 @@ risk_evaluations as (
     where
         deleted_at is null
         and score is not null
+        -- a scorecard's points are on another scale, and it would learn from what it said itself
+        and model_version not like 'scorecard-%'
 
 ),
 

@@ -24,6 +24,12 @@ product_terms as (
 
 ),
 
+scorecard_scores as (
+
+    select * from {{ ref('credit_scorecard_scores') }}
+
+),
+
 -- how much a customer asked for in the 24 hours before
 recent_orders as (
 
@@ -55,7 +61,7 @@ known as (
         features.requested_amount_brl,
         features.term_months_at_request as term_months,
         features.monthly_income,
-        features.bureau_score_at_request as score,
+        features.bureau_score_at_request,
         features.bureau_negative_records_at_request as negative_records,
         features.is_backfilled,
         features.has_bureau_consent_at_request as has_bureau_consent,
@@ -91,7 +97,7 @@ asked as (
         known.requested_amount,
         known.requested_amount_brl,
         known.term_months,
-        known.score,
+        known.bureau_score_at_request,
         known.negative_records,
         known.is_backfilled,
         known.orders_24h,
@@ -106,6 +112,11 @@ asked as (
         versions.max_negative_records,
         versions.max_orders_24h,
         versions.max_amount_24h_incomes,
+        versions.rate_mid_score,
+        versions.rate_score_scale,
+        -- whose score the thresholds of the version are for
+        case when versions.scorecard_version is null then known.bureau_score_at_request else scorecard_scores.score end
+            as score,
         coalesce(
             versions.valid_from <= known.requested_date
             and (versions.next_valid_from is null or versions.next_valid_from > known.requested_date),
@@ -119,21 +130,31 @@ asked as (
         ) as is_accepted,
         case when product_terms.income_based then known.monthly_income end as income,
         known.has_bureau_consent
-        and known.score is not null
+        and known.bureau_score_at_request is not null
         and (not product_terms.income_based or coalesce(known.monthly_income, 0) > 0) as is_enough_known,
-        -- the worse the score, the nearer to the worst rate; four digits, as real-time decisions have it
-        round(
-            cast(product_terms.best_rate as double)
-            + cast(product_terms.worst_rate - product_terms.best_rate as double)
-            * (1 / (1 + exp((cast(known.score as double) - 610) / 70))),
-            4
-        ) as rate
+        cast(product_terms.best_rate as double) as best_rate,
+        cast(product_terms.worst_rate - product_terms.best_rate as double) as rate_range
     from known
     cross join versions
     left join product_terms
         on
             versions.policy_version = product_terms.policy_version
             and known.product = product_terms.product
+    left join scorecard_scores
+        on
+            versions.scorecard_version = scorecard_scores.scorecard_version
+            and known.order_id = scorecard_scores.order_id
+
+),
+
+rated as (
+
+    select
+        *,
+        -- the worse the score, the nearer to the worst rate; four digits, as real-time decisions have it
+        round(best_rate + rate_range * (1 / (1 + exp(cast(score - rate_mid_score as double) / rate_score_scale))), 4)
+            as rate
+    from asked
 
 ),
 
@@ -145,7 +166,7 @@ shared as (
         cast(max_commitment as double) * cast(income as double)
         / (cast(requested_amount as double) * rate / (1 - power(1 + rate, -cast(term_months as double))))
             as affordable_share
-    from asked
+    from rated
 
 ),
 
@@ -221,16 +242,18 @@ final as (
         currency,
         {{ money('requested_amount') }} as requested_amount,
         {{ money('requested_amount_brl') }} as requested_amount_brl,
-        cast(score as integer) as bureau_score_at_request,
+        cast(bureau_score_at_request as integer) as bureau_score_at_request,
+        -- of the bureau whichever score decides, so that each order has one band
         case
-            when score is null then 'unknown'
+            when bureau_score_at_request is null then 'unknown'
             -- the last band takes the best score of all
-            when score >= 950 then '950-1000'
+            when bureau_score_at_request >= 950 then '950-1000'
             else
-                lpad(cast(cast(score as integer) - mod(cast(score as integer), 50) as varchar), 3, '0')
+                lpad(cast(bureau_score_at_request - mod(bureau_score_at_request, 50) as varchar), 3, '0')
                 || '-'
-                || lpad(cast(cast(score as integer) - mod(cast(score as integer), 50) + 49 as varchar), 3, '0')
+                || lpad(cast(bureau_score_at_request - mod(bureau_score_at_request, 50) + 49 as varchar), 3, '0')
         end as score_band,
+        cast(score as integer) as policy_score,
         is_backfilled,
 
         ---------- what the version would have decided

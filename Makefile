@@ -141,6 +141,10 @@ soak-warehouse: setup-dev ## 30 dirty days of three worlds: built day by day, ki
 guards: setup-dev ## Take each guard out of a copy and see its test fail (GUARDS="lease verify")
 	@$(BIN)/python -m tests.guards $(GUARDS)
 
+.PHONY: soak-warehouse-athena
+soak-warehouse-athena: setup-dev ## Both worlds, two seeds, two days and a rebuild: DuckDB and Athena row by row
+	@ATHENA_EQUALITY=full $(BIN)/python -m pytest -q -s tests/python/test_athena_equality.py
+
 .PHONY: soak-athena
 soak-athena: setup-dev ## The local Athena: times, memory, 1,000 queries, 500 concurrent commits (SOAK="--commits 80")
 	@$(BIN)/python -m tests.soak.athena $(SOAK)

@@ -41,7 +41,7 @@
 {%- endmacro %}
 
 
-{# Called where a model begins: renews the lease when a quarter of it is over, and ends a build that has lost it. #}
+{# Called where a model begins: renews the lease when half of it is over, and ends a build that has lost it. #}
 {% macro go_on_building() -%}
     {%- do adapter.dispatch('go_on_building')() -%}
 {%- endmacro %}
@@ -51,7 +51,7 @@
 {% macro athena__go_on_building() -%}
     {%- set now = modules.datetime.datetime.now() -%}
     {%- if execute and 'lease_renewed' in graph
-        and (now - graph['lease_renewed']).total_seconds() > lease_seconds() / 4 -%}
+        and (now - graph['lease_renewed']).total_seconds() > lease_seconds() / 2 -%}
         {%- do graph.update({'lease_renewed': now}) -%}
         {%- if not change_lease(invocation_id, "build = '" ~ invocation_id ~ "'") -%}
             {%- do exceptions.raise_compiler_error(

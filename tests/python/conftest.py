@@ -35,7 +35,6 @@ SHARING_PIPELINES = {
 }
 # Minutes each: begun last, one of them would run on alone while the other workers have nothing left.
 SLOW = (
-    "test_athena_equality.py",
     *sorted(SHARING_PIPELINES),
     "test_demo.py",
     "test_realtime.py",

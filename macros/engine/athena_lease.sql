@@ -21,7 +21,7 @@
     {%- if not adapter.get_relation(lease.database, lease.schema, lease.identifier) -%}
         {%- do run_query(
             "create table " ~ lease.render() ~ " with (table_type = 'iceberg', is_external = false, format = 'parquet', location = '"
-            ~ adapter.generate_s3_location(lease, target.s3_data_dir, target.s3_data_naming) ~ "') as select '' as build, "
+            ~ adapter.generate_s3_location(lease, target.s3_data_dir, target.s3_data_naming) ~ "') as select cast('' as varchar) as build, "
             ~ lease_now() ~ ' as heard_of'
         ) -%}
     {%- endif -%}

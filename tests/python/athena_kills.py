@@ -99,13 +99,14 @@ def build_again(both: BothEngines) -> None:
 def maintain(both: BothEngines) -> None:
     """Maintenance as an operator does it, but of what has just been written."""
     glue = both.aws.client("glue")
-    for database in ("staging", "quarantine", "snapshots", "tables"):
-        for table in glue.get_tables(DatabaseName=database)["TableList"]:
-            if table["TableType"] != "VIRTUAL_VIEW":
-                both.statement(
-                    f"alter table {database}.{table['Name']} set tblproperties"
-                    f" ('vacuum_max_snapshot_age_seconds' = '{KEPT_SECONDS}')"
-                )
+    names = ["tables.build_lease"]
+    for database in ("staging", "quarantine", "snapshots"):
+        tables = glue.get_tables(DatabaseName=database)["TableList"]
+        names += [f"{database}.{table['Name']}" for table in tables if table["TableType"] != "VIRTUAL_VIEW"]
+    for name in names:
+        both.statement(
+            f"alter table {name} set tblproperties ('vacuum_max_snapshot_age_seconds' = '{KEPT_SECONDS}')"
+        )
     time.sleep(KEPT_SECONDS)
     both.athena("run-operation", "maintain")
     said = both.pipeline.run(

@@ -58,6 +58,10 @@ realtime: setup-dev ## Credit orders over HTTP, decided as they come, with traff
 test: setup-dev lint ## Lint, then the whole test suite
 	@$(BIN)/python -m pytest --numprocesses 3
 
+.PHONY: test-athena
+test-athena: setup-dev ## The project on Athena: both worlds row by row as on DuckDB, readers, kills (20 minutes)
+	@$(BIN)/python -m pytest -m athena tests/python
+
 .PHONY: bench
 bench: setup .cache/bench/peers/.installed ## Ingestion and warehouse beside their peers (docs/benchmarks.md)
 	@$(BIN)/python -m benchmarks $(BENCH_OPTIONS)
@@ -140,6 +144,11 @@ soak-warehouse: setup-dev ## 30 dirty days of three worlds: built day by day, ki
 .PHONY: guards
 guards: setup-dev ## Take each guard out of a copy and see its test fail (GUARDS="lease verify")
 	@$(BIN)/python -m tests.guards $(GUARDS)
+
+.PHONY: soak-warehouse-athena
+soak-warehouse-athena: setup-dev ## 20 builds on Athena killed, each made good by the next; then test-athena at length
+	@$(BIN)/python tests/python/athena_kills.py $(SOAK)
+	@ATHENA_EQUALITY=full $(BIN)/python -m pytest -s -m athena tests/python
 
 .PHONY: soak-athena
 soak-athena: setup-dev ## The local Athena: times, memory, 1,000 queries, 500 concurrent commits (SOAK="--commits 80")

@@ -202,11 +202,11 @@ def built_nodes(env: dict[str, str]) -> dict[str, tuple[dict, float]]:
     target = Path(env["DBT_TARGET_PATH"])
     nodes = json.loads((target / "manifest.json").read_text())["nodes"]
     results = json.loads((target / "run_results.json").read_text())["results"]
-    # dbt lists exposures among the results, but runs nothing for them.
+    # dbt lists exposures among the results, for which it runs nothing, and hooks, which do nothing on DuckDB.
     return {
         r["unique_id"]: (nodes[r["unique_id"]], r["execution_time"])
         for r in results
-        if r["unique_id"] in nodes
+        if r["unique_id"] in nodes and not r["unique_id"].startswith("operation.")
     }
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 
 from dotenv import load_dotenv
 
-from sandbox import demo
+from sandbox import demo, preflight
 from sandbox.aws import control
 from sandbox.aws.errors import LocalAwsError
 from sandbox.engines import Athena
 
 LAKE = "s3://importau-lakehouse-local"
+WORKGROUP = "lakehouse"
+"""With a limit of what one query may scan, as `python -m sandbox.preflight` asks of a real account's."""
 LEAST_BYTES = 10 * 10**6
 USD_PER_TERABYTE = 5
 """In us-east-1; other regions differ: https://aws.amazon.com/athena/pricing/."""
@@ -46,9 +48,14 @@ def main() -> int:
         "LAKE": lake,
         "GLUE_DATABASE": "raw",
         "DBT_TARGET": "athena",
+        "ATHENA_WORKGROUP": WORKGROUP,
+        # Nobody else waits for this Athena, and none of its statements runs for long.
+        "ATHENA_POLL_SECONDS": "0.1",
+        "BUILD_LEASE_SECONDS": "60",
         "SANDBOX_DIR": str(sandbox),
     }
     _make_bucket(aws, lake)
+    make_workgroup(aws)
     began = datetime.now(UTC)
     code = demo.run(lambda opened: Athena(opened.root))
     if code == 0:
@@ -63,13 +70,24 @@ def _make_bucket(aws: control.LocalAws, lake: str) -> None:
         s3.create_bucket(Bucket=bucket)
 
 
+def make_workgroup(aws: control.LocalAws) -> None:
+    """The workgroup, unless it is there."""
+    athena = aws.client("athena")
+    if WORKGROUP not in {found["Name"] for found in athena.list_work_groups()["WorkGroups"]}:
+        athena.create_work_group(
+            Name=WORKGROUP,
+            Description="One query may scan 10 GB: 5 cents",
+            Configuration={"BytesScannedCutoffPerQuery": preflight.SCAN_LIMIT},
+        )
+
+
 def _cost(aws: control.LocalAws, began: datetime) -> str:
     """What the queries since `began` would cost, in a line.
 
     Athena bills a query by the bytes it scans, but 10 MB at least; DDL is free.
     """
     athena = aws.client("athena")
-    pages = athena.get_paginator("list_query_executions").paginate()
+    pages = athena.get_paginator("list_query_executions").paginate(WorkGroup=WORKGROUP)
     ids = [query for page in pages for query in page["QueryExecutionIds"]]
     scanned = []
     for start in range(0, len(ids), 50):

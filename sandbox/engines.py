@@ -1,5 +1,6 @@
 """The two engines as the report at the end of a demo reads them: a query in, its rows out."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,7 +74,8 @@ class Athena:
             return connection.cursor().execute(sql).fetchall()
 
         try:
-            with connect(s3_staging_dir=f"{self.lake}/query-results/") as connection:
+            workgroup = os.environ.get("ATHENA_WORKGROUP") or "primary"
+            with connect(work_group=workgroup, s3_staging_dir=f"{self.lake}/query-results/") as connection:
                 yield query
         except Error as error:
             raise SandboxError(f"Athena cannot be read: {str(error).splitlines()[0]}") from None

@@ -109,7 +109,9 @@ def _outcome(run_results: Path) -> str:
     )
     warned = sum(n for (_, status), n in counts.items() if status == "warn")
     built = sum(
-        n for (kind, status), n in counts.items() if kind not in ("test", "unit_test") and status == "success"
+        n
+        for (kind, status), n in counts.items()
+        if kind in ("model", "seed", "snapshot") and status == "success"
     )
     return (
         f"[bold]dbt[/bold]  [green]{tests} tests passed[/green], {warned} warnings;"

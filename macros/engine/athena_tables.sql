@@ -25,6 +25,7 @@
     two tables, between which there is none.
 #}
 {% materialization table, adapter='athena' -%}
+    {%- do go_on_building() -%}
     {%- set view = this.incorporate(type='view') -%}
     {%- set existing = adapter.get_relation(this.database, this.schema, this.identifier) -%}
     {%- set built = free_slot(this, existing) -%}
@@ -60,10 +61,6 @@
             type='table'
         )) -%}
     {%- endfor -%}
-    {%- if 'has_slots' not in graph -%}
-        {%- do create_schema(slots[0]) -%}
-        {%- do graph.update({'has_slots': true}) -%}
-    {%- endif -%}
     {%- if existing and existing.type == 'view' -%}
         {%- set shown = run_query('show create view ' ~ existing.render()).rows | map('first') | join('\n') -%}
         {%- if slots[0].identifier in shown -%} {{ return(slots[1]) }} {%- endif -%}

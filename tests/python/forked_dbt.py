@@ -42,6 +42,10 @@ def _dbt(arguments: list[str], folder: Path, environment: dict[str, str], out: s
     for path, number in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     sys.argv = ["dbt", *arguments]
+    if environment.get("DBT_TARGET") == "athena":
+        from sandbox import service_models
+
+        service_models.share()
     from dbt.cli.main import cli
 
     try:

@@ -13,22 +13,20 @@
 {%- set metrics = ref('metrics') -%}
 {%- set first = {} -%}
 {%- set differing = [] -%}
+{%- set comparisons = [] -%}
 {%- if execute -%}
-    {#- one query for each comparison: together they are more than Athena takes in one -#}
-    {%- for metric, mart, sql in run_query('select metric, mart, sql from ' ~ metrics ~ ' order by metric, mart').rows -%}
-        {%- do first.setdefault(metric, sql) -%}
-        {%- set query -%}
-            select count(*)
-            from (
-                (select * from ({{ sql }}) as these except select * from ({{ first[metric] }}) as others)
-                union all
-                (select * from ({{ first[metric] }}) as others except select * from ({{ sql }}) as these)
-            ) as differences
-        {%- endset -%}
-        {%- set rows = run_query(query).rows[0][0] -%}
-        {%- if rows -%}
-            {%- do differing.append((metric, mart, rows)) -%}
+    {%- set shown = run_query('select metric, mart, sql from ' ~ metrics ~ ' order by metric, mart').rows -%}
+    {%- for metric, mart, sql in shown -%}
+        {%- if metric in first -%}
+            {%- do comparisons.append((metric, mart, sql, first[metric])) -%}
         {%- endif -%}
+        {%- do first.setdefault(metric, sql) -%}
+    {%- endfor -%}
+    {#- six a query: all together they are more than Athena takes in one -#}
+    {%- for some in comparisons | batch(6) -%}
+        {%- for metric, mart, rows in run_query(differing_metrics(some)).rows if rows -%}
+            {%- do differing.append((metric, mart, rows)) -%}
+        {%- endfor -%}
     {%- endfor -%}
 {%- endif -%}
 

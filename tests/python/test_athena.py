@@ -1,0 +1,285 @@
+"""The whole project on Athena (the local one: a real Trino) and on DuckDB: the same rows, value by value.
+
+`make test-athena` runs this: it is not part of `make test`. With ATHENA_EQUALITY=full the worlds are larger, all
+tests of dbt run in each build, and a reader looks on for longer.
+"""
+
+import json
+import os
+import random
+import secrets
+import subprocess
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date, timedelta
+
+import duckdb
+import pytest
+from athena_kills import (
+    DBT_KILLED,
+    TRINO_KILLED,
+    build_again,
+    build_killed,
+    maintain,
+    next_day,
+    unreferenced,
+)
+from athena_worlds import WITHOUT_TESTS, BothEngines
+from conftest import DBT
+
+pytest_plugins = ["sandbox.aws.pytest_plugin", "athena_worlds"]
+pytestmark = pytest.mark.athena
+
+FULL = os.environ.get("ATHENA_EQUALITY") == "full"
+SCALE = "0.1" if FULL else "0.02"
+# The first world is built with all tests of dbt, unit tests too.
+FIRST = ("synthetic-7", SCALE)
+WORLDS = [
+    FIRST,
+    ("synthetic-8", SCALE, *(() if FULL else WITHOUT_TESTS)),
+    ("berka", "", *(() if FULL else WITHOUT_TESTS)),
+]
+every_world = pytest.mark.parametrize("both", WORLDS, indirect=True, ids=lambda world: world[0])
+one_world = pytest.mark.parametrize("both", [FIRST], indirect=True, ids=lambda world: world[0])
+
+
+def compared(both: BothEngines) -> None:
+    rows = both.compare()
+    assert sum(rows.values()) > 1000
+    empty = {name for name, count in rows.items() if not count}
+    print(f"{len(rows)} tables, {sum(rows.values())} rows; empty: {sorted(empty)}")
+    if both.pipeline.world == "synthetic":
+        assert {name for name in empty if not name.startswith("quarantine.")} == set()
+        assert any(name.startswith("quarantine.") for name in rows.keys() - empty)
+
+
+@every_world
+def test_after_the_first_day_the_rows_are_the_same(both: BothEngines) -> None:
+    compared(both)
+
+
+@every_world
+def test_after_the_second_day_the_rows_are_the_same(both: BothEngines) -> None:
+    both.pipeline.sandbox("advance")
+    both.land("--reconcile")
+    both.build("--exclude-resource-type", "unit_test", *(() if FULL else ("test",)))
+    compared(both)
+
+
+@every_world
+def test_after_a_full_refresh_the_rows_are_the_same(both: BothEngines) -> None:
+    both.build(*WITHOUT_TESTS, "--full-refresh", "--exclude", "config.materialized:snapshot")
+    compared(both)
+
+
+@one_world
+def test_tables_are_where_the_layout_says(both: BothEngines) -> None:
+    places = {key.split("/")[1] for key in both.keys("lake/")}
+    assert {"raw", "processed", "curated"} <= places
+    glue = both.aws.client("glue")
+    for name in both.relations():
+        schema, _, table = name.partition(".")
+        found = glue.get_table(DatabaseName=schema, Name=table)["Table"]
+        assert found["Description"], name
+        if found["TableType"] != "VIRTUAL_VIEW":
+            assert found["Parameters"]["table_type"].upper() == "ICEBERG", name
+
+
+@one_world
+def test_a_reader_never_finds_a_mart_missing_or_half_made(both: BothEngines) -> None:
+    """Four clients ask every mart again and again, while it is rebuilt: each answer is the one before."""
+    marts = [name for name in both.relations("model") if name.startswith("marts.")]
+    asked = {
+        mart: f"select count(*), count(distinct cast(row({', '.join(columns(both, mart))}) as json)) from {mart}"
+        for mart in marts
+    }
+    before = {mart: both.rows(sql) for mart, sql in asked.items()}
+    done, problems, reads = threading.Event(), [], 0
+
+    def read(client: int) -> int:
+        answers = 0
+        while not done.is_set():
+            for mart in marts[client:] + marts[:client]:
+                try:
+                    if (found := both.rows(asked[mart])) != before[mart]:
+                        problems.append((mart, found))
+                except AssertionError as error:
+                    problems.append((mart, str(error)))
+                answers += 1
+                if done.is_set():
+                    break
+        return answers
+
+    with ThreadPoolExecutor(4) as clients:
+        reading = [clients.submit(read, client * len(marts) // 4) for client in range(4)]
+        try:
+            for _ in range(5 if FULL else 1):
+                both.athena("run", "--select", "intermediate", "marts")
+        finally:
+            done.set()
+        reads = sum(each.result() for each in reading)
+    assert problems == []
+    print(f"{reads} reads of {len(marts)} marts")
+    assert reads > len(marts)
+
+
+def columns(both: BothEngines, name: str) -> list[str]:
+    with duckdb.connect(str(both.pipeline.warehouse), read_only=True) as connection:
+        return [row[0] for row in connection.execute(f"describe {name}").fetchall()]
+
+
+@one_world
+def test_of_builds_that_begin_at_once_one_goes_on_and_the_others_are_refused(both: BothEngines) -> None:
+    for_long = both.on_athena | {"BUILD_LEASE_SECONDS": "2000"}
+
+    def begin(number: int) -> subprocess.CompletedProcess:
+        target = {"DBT_TARGET_PATH": str(both.pipeline.folder / f"target-{number}")}
+        return both.pipeline.try_run(str(DBT), "run-operation", "begin_build", **for_long | target)
+
+    with ThreadPoolExecutor(3) as threads:
+        begun = list(threads.map(begin, range(3)))
+    refused = [each.stdout for each in begun if each.returncode]
+    assert len(refused) == 2, [each.stdout for each in begun]
+    assert all("another build is at work" in said or "ICEBERG_COMMIT_ERROR" in said for said in refused)
+
+    # That one is as good as killed: it never says again that it is there, nor that it has ended.
+    held = both.rows("select build from tables.build_lease")
+    assert len(held) == 1
+    run = both.pipeline.try_run(str(DBT), "run", "--select", "approval_funnel", **for_long)
+    assert run.returncode != 0
+    assert f"dbt invocation {held[0].strip(chr(34))}" in run.stdout
+    both.statement("update tables.build_lease set heard_of = heard_of - interval '2000' second")
+    both.pipeline.run(str(DBT), "run", "--select", "approval_funnel", **for_long)
+    assert both.rows("select build from tables.build_lease") == ['""']
+
+
+@one_world
+def test_a_build_that_was_taken_for_dead_ends(both: BothEngines) -> None:
+    """Nothing was heard of it for a lease's time, another build began: the two must not go on beside each other."""
+    with ThreadPoolExecutor(1) as threads:
+        building = threads.submit(
+            lambda: both.pipeline.try_run(
+                str(DBT), "run", "--select", "marts", **both.on_athena | {"BUILD_LEASE_SECONDS": "2"}
+            )
+        )
+        while not building.done() and both.rows("select build from tables.build_lease") == ['""']:
+            time.sleep(0.1)
+        both.statement("update tables.build_lease set build = 'another'")
+        ended = building.result()
+    assert ended.returncode != 0
+    assert "another build has taken over" in ended.stdout
+    assert both.rows("select build from tables.build_lease") == ['"another"']
+    both.athena("run-operation", "end_other_build")
+    both.athena("run", "--select", "marts")
+
+
+@one_world
+def test_nothing_is_deleted_outside_of_a_folder_that_dbt_made(both: BothEngines) -> None:
+    """dbt-labs/dbt-athena#776: a table whose location is the whole lake, and a bucket that was lost."""
+    glue = both.aws.client("glue")
+    taken = [
+        t for t in glue.get_tables(DatabaseName="tables")["TableList"] if "__approval_funnel__" in t["Name"]
+    ]
+    before = both.keys()
+    for location in (f"{both.lake}/curated/", both.lake, f"s3://{both.bucket}"):
+        for table in taken:
+            wrong = {k: table[k] for k in ("Name", "TableType", "Parameters", "StorageDescriptor")}
+            wrong["StorageDescriptor"] = wrong["StorageDescriptor"] | {"Location": location}
+            glue.update_table(DatabaseName="tables", TableInput=wrong)
+        run = both.pipeline.try_run(str(DBT), "run", "--select", "approval_funnel", **both.on_athena)
+        assert run.returncode != 0
+        assert "it is not dropped" in run.stdout
+        assert set(before) <= set(both.keys())
+    for table in taken:
+        whole = {k: table[k] for k in ("Name", "TableType", "Parameters", "StorageDescriptor")}
+        glue.update_table(DatabaseName="tables", TableInput=whole)
+    both.athena("run", "--select", "approval_funnel")
+
+
+@one_world
+def test_a_day_of_a_year_of_events_reads_a_hundredth_of_it_at_most(both: BothEngines) -> None:
+    """A year of days, each with the objects of one real day, in a table that is as ingestion makes it."""
+    s3, glue = both.aws.client("s3"), both.aws.client("glue")
+    landed = [key for key in both.keys("lake/raw/app_log/events/") if key.endswith(".parquet")]
+    last = date.fromisoformat(landed[-1].split("extract_date=")[1][:10])
+    days = [last - timedelta(days=n) for n in range(365)]
+    for day in days:
+        s3.copy_object(
+            Bucket=both.bucket,
+            Key=f"year/extract_date={day}/events.parquet",
+            CopySource={"Bucket": both.bucket, "Key": landed[-1]},
+        )
+    table = glue.get_table(DatabaseName="raw", Name="events")["Table"]
+    year = {
+        key: table[key] for key in ("Name", "TableType", "Parameters", "StorageDescriptor", "PartitionKeys")
+    }
+    year["StorageDescriptor"] |= {"Location": f"s3://{both.bucket}/year/"}
+    year["Parameters"] |= {
+        "projection.extract_date.range": f"{days[-1]},{days[0]}",
+        "storage.location.template": f"s3://{both.bucket}/year/extract_date=${{extract_date}}",
+    }
+    glue.create_database(DatabaseInput={"Name": "year"})
+    glue.create_table(DatabaseName="year", TableInput=year)
+
+    def scanned(condition: str) -> int:
+        query_id = both.statement(
+            f"select count(*), max(event_id), max(properties) from year.events where {condition}"
+        )
+        found = both.aws.client("athena").get_query_execution(QueryExecutionId=query_id)
+        return found["QueryExecution"]["Statistics"]["DataScannedInBytes"]
+
+    whole, one = scanned("true"), scanned(f"extract_date = '{days[100]}'")
+    print(f"a day reads {one:,} of a year's {whole:,} bytes")
+    assert 0 < one <= whole / 100
+
+
+@one_world
+def test_freshness_is_that_of_the_newest_batch(both: BothEngines) -> None:
+    assert "PASS" in both.athena("source", "freshness")
+
+
+@one_world
+def test_words_of_packages_that_athena_lacks_have_a_version_for_it(both: BothEngines) -> None:
+    query = """
+        select
+            count(*) as products,
+            {{ athena__regexp_instr("'ana@mail.example'", '@[a-z]') }} as found_at,
+            {{ athena__regexp_instr("'ana'", '@') }} as nowhere,
+            cast({{ athena__convert_timezone("timestamp '2025-12-31 12:00:00'", 'America/Sao_Paulo', 'UTC') }} as varchar)
+                as there
+        from ({{ athena__deduplicate(ref('product_mapping'), 'product', 'source_value') }})
+        """
+    said = both.athena("--quiet", "show", "--inline", query, "--output", "json")
+    shown = json.loads(said[said.index("{") :])["show"]
+    with duckdb.connect(str(both.pipeline.warehouse), read_only=True) as connection:
+        products = connection.execute(
+            "select count(distinct product) from reference.product_mapping"
+        ).fetchone()
+    assert shown == [
+        {"products": products[0], "found_at": 4, "nowhere": 0, "there": "2025-12-31 09:00:00.000"}
+    ]  # fmt: skip
+
+
+@one_world
+def test_a_killed_build_is_made_good_by_the_next_one(both: BothEngines) -> None:
+    """The short form of `python tests/python/athena_kills.py`."""
+    seed = secrets.randbelow(2**31)
+    print(f"seed of the moments: {seed}")
+    chance = random.Random(seed)
+    for victim in (DBT_KILLED, TRINO_KILLED):
+        next_day(both)
+        print(f"{victim} killed: {build_killed(both, victim, chance.random())}")
+        build_again(both)
+        compared(both)
+
+
+@one_world
+def test_maintenance_leaves_every_row_and_no_object_that_nothing_refers_to(both: BothEngines) -> None:
+    lost = f"lake/curated/tables/marts__lost__a/{uuid.uuid4()}/data/half.parquet"
+    both.aws.client("s3").put_object(Bucket=both.bucket, Key=lost, Body=b"of a killed build")
+    assert lost in unreferenced(both)
+    maintain(both)
+    assert unreferenced(both) == []
+    compared(both)

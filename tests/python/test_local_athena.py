@@ -16,9 +16,12 @@ import pytest
 from conftest import ROOT
 from local_athena_cases import CASES, DATABASE, Fails, Refused, Rows
 from moto.glue.responses import GlueResponse
+from moto.s3.models import s3_backends
 from moto.s3.utils import _VersionedKeyStore
 
 from sandbox.aws import LocalAws
+from sandbox.aws.athena.engine import Engine
+from sandbox.aws.athena.execution import Execution
 from sandbox.aws.corrections import glue, s3
 
 pytest_plugins = ["sandbox.aws.pytest_plugin"]
@@ -416,6 +419,32 @@ def test_result_reuse(client: Client, refused: type[Exception]) -> None:
     assert not reused(run("select random()")), "its file is gone"
     with pytest.raises(refused, match="less than or equal to 10080"):
         run("select 1", minutes=10081)
+
+
+@pytest.mark.parametrize(("seconds", "is_reused"), [(299, True), (301, False)])
+def test_result_reuse_ends_with_its_age(
+    monkeypatch: pytest.MonkeyPatch, seconds: int, is_reused: bool
+) -> None:
+    """Of five minutes, in this process: no client can turn the server's clock."""
+    engine = Engine("us-east-1", 1)
+    monkeypatch.setattr(engine, "submit", lambda run: None)
+    account, bucket = "1" * 12, f"results-{seconds}"
+    s3_backends[account]["aws"].create_bucket(bucket, "us-east-1")
+    allowed = {"ResultReuseByAgeConfiguration": {"Enabled": True, "MaxAgeInMinutes": 5}}
+
+    def execution() -> Execution:
+        return Execution(
+            engine, account, query="select 1", context={}, configuration={}, output=f"s3://{bucket}",
+            workgroup="primary", parameters=None, prepared={}, reuse=allowed,
+        )  # fmt: skip
+
+    earlier, later = execution(), execution()
+    engine.storage(account).write(earlier.result_location, b"")
+    earlier.state, earlier.ended = "SUCCEEDED", time.time()
+    monkeypatch.setattr(time, "time", lambda: earlier.ended + seconds)
+    later.start([earlier])
+    assert later.describe()["Statistics"]["ResultReuseInformation"] == {"ReusedPreviousResult": is_reused}
+    assert later.state == ("SUCCEEDED" if is_reused else "QUEUED")
 
 
 def test_named_queries(client: Client) -> None:

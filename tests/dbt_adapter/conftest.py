@@ -11,6 +11,11 @@ from sandbox.aws import LocalAwsError, local_aws
 _open = contextlib.ExitStack()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Leaves out 171 warnings of how dbt-tests-adapter writes its fixtures."""
+    config.addinivalue_line("filterwarnings", "ignore:Class-scoped fixtures defined as instance methods")
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Starts it, unless there is one: the environment's, or for a worker that of the process it works for."""
     if session.config.option.collectonly:

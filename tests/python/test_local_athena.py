@@ -106,7 +106,11 @@ def refused(client: Client) -> type[Exception]:
 
 
 def test_every_case_names_its_source() -> None:
-    assert sum(source != "assumed" for _, _, source in CASES) >= 250
+    assumed = sum(source == "assumed" for _, _, source in CASES)
+    assert len(CASES) - assumed >= 250
+    documented = (ROOT / "docs/local_athena.md").read_text()
+    assert f"lists {len(CASES)} statements" in documented
+    assert f"the {assumed} marked `assumed`" in documented
     assert [s for s, _, source in CASES if not (source == "assumed" or source.startswith("https://"))] == []
 
 
@@ -173,7 +177,7 @@ def test_show_create_table_leaves_out_what_is_the_default(client: Client) -> Non
     ]
 
 
-def test_backslashes_escape_in_ddl(client: Client) -> None:
+def test_backslashes_and_line_breaks_in_ddl(client: Client) -> None:
     """As PyAthena's and most other people's tables of text files have them."""
     client.s3.put_object(Bucket="data", Key="escapes/x", Body=b"1\ta b\n2\tc\n")
     client.run(
@@ -185,6 +189,26 @@ def test_backslashes_escape_in_ddl(client: Client) -> None:
     assert table["SerdeInfo"]["Parameters"]["field.delim"] == "\t"
     assert table["Columns"][1]["Comment"] == "a\\b"
     assert ["  'field.delim'='\\t', "] in client.run("show create table escapes").rows
+    client.run(
+        r"""create external table commented (id int comment '"s\'\'t\'r" -- ; \\', s string comment 'of
+          two lines') location 's3://data/commented/'"""
+    )
+    table = client.glue.get_table(DatabaseName=client.database, Name="commented")["Table"][
+        "StorageDescriptor"
+    ]
+    assert [column["Comment"] for column in table["Columns"]] == ["\"s''t'r\" -- ; \\", "of two lines"]
+
+
+def test_tables_of_json(client: Client) -> None:
+    client.s3.put_object(Bucket="data", Key="jsons/x", Body=b'{"id": 1}\n')
+    serde = "org.openx.data.jsonserde.JsonSerDe"
+    client.run(
+        f"create external table jsons (id int) row format serde '{serde}'"
+        " with serdeproperties ('ignore.malformed.json' = 'true') location 's3://data/jsons/'"
+    )
+    assert client.run("select * from jsons").rows == [["1"]]
+    table = client.glue.get_table(DatabaseName=client.database, Name="jsons")["Table"]["StorageDescriptor"]
+    assert table["OutputFormat"] == "org.apache.hadoop.hive.ql.io.IgnoreKeyTextOutputFormat"
 
 
 # --- the API ---------------------------------------------------------------------------------
@@ -225,6 +249,10 @@ def test_column_info(client: Client) -> None:
         ("f", "double", 17, 0),
     ]
     assert [kind for _, kind, _, _ in kinds[4:]] == ["timestamp with time zone", "float", "array"]
+    for sql, kind in (("show databases", "string"), ("explain select 1", "varchar")):
+        name = client.run(sql).execution["QueryExecutionId"]
+        found = client.athena.get_query_results(QueryExecutionId=name)["ResultSet"]["ResultSetMetadata"]
+        assert [column["Type"] for column in found["ColumnInfo"]] == [kind]
 
 
 def test_writes_describe_their_count(client: Client) -> None:

@@ -156,7 +156,7 @@ soak-athena: setup-dev ## The local Athena: times, memory, 1,000 queries, 500 co
 
 .PHONY: conformance-athena
 conformance-athena: setup-dev ## All classes of dbt-tests-adapter that dbt-athena supports, on the local Athena
-	@$(BIN)/python -m pytest -q tests/dbt_adapter
+	@$(BIN)/python -m pytest -q --numprocesses 3 --dist loadscope tests/dbt_adapter
 
 .PHONY: soak-realtime
 soak-realtime: setup-dev ## 10 minutes of credit orders while everything is killed (SOAK="--seconds 60 --seed 7")

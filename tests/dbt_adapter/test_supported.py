@@ -5,18 +5,13 @@ Which classes those are, and what has to be said otherwise, is known from its ow
 https://github.com/dbt-labs/dbt-adapters/tree/main/dbt-athena/tests/functional.
 """
 
-import contextlib
 import importlib
 import os
-from collections.abc import Iterator
 from typing import ClassVar
 
-import boto3
 import pytest
 from dbt.tests.adapter.basic import files
 from dbt.tests.util import run_dbt
-
-from sandbox.aws import local_aws
 
 pytest_plugins = ["dbt.tests.fixtures.project"]
 
@@ -75,20 +70,8 @@ def base(line: str) -> type:
     return getattr(importlib.import_module(f"dbt.tests.adapter.{module}"), name)
 
 
-@pytest.fixture(scope="session")
-def aws() -> Iterator[None]:
-    """The local AWS of the environment, else one for these tests."""
-    with contextlib.ExitStack() as stack:
-        if "AWS_ENDPOINT_URL" not in os.environ:
-            patch = stack.enter_context(pytest.MonkeyPatch.context())
-            for name, value in stack.enter_context(local_aws()).environment.items():
-                patch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket="dbt-tests")
-        yield
-
-
 @pytest.fixture(scope="class")
-def dbt_profile_target(aws: None) -> dict[str, object]:
+def dbt_profile_target() -> dict[str, object]:
     """The profile. dbt-athena finds the local AWS by the environment, as every client does."""
     return {
         "type": "athena",

@@ -17,10 +17,13 @@ import pytest
 from conftest import ROOT
 from local_athena_cases import CASES, DATABASE, Fails, Refused, Rows
 from moto.glue.responses import GlueResponse
+from moto.s3.models import s3_backends
 from moto.s3.utils import _VersionedKeyStore
 
 from realtime.features import _STORE, open_athena
 from sandbox.aws import LocalAws
+from sandbox.aws.athena.engine import Engine
+from sandbox.aws.athena.execution import Execution
 from sandbox.aws.corrections import glue, s3
 
 pytest_plugins = ["sandbox.aws.pytest_plugin"]
@@ -105,7 +108,11 @@ def refused(client: Client) -> type[Exception]:
 
 
 def test_every_case_names_its_source() -> None:
-    assert sum(source != "assumed" for _, _, source in CASES) >= 250
+    assumed = sum(source == "assumed" for _, _, source in CASES)
+    assert len(CASES) - assumed >= 250
+    documented = (ROOT / "docs/local_athena.md").read_text()
+    assert f"lists {len(CASES)} statements" in documented
+    assert f"the {assumed} marked `assumed`" in documented
     assert [s for s, _, source in CASES if not (source == "assumed" or source.startswith("https://"))] == []
 
 
@@ -172,7 +179,7 @@ def test_show_create_table_leaves_out_what_is_the_default(client: Client) -> Non
     ]
 
 
-def test_backslashes_escape_in_ddl(client: Client) -> None:
+def test_backslashes_and_line_breaks_in_ddl(client: Client) -> None:
     """As PyAthena's and most other people's tables of text files have them."""
     client.s3.put_object(Bucket="data", Key="escapes/x", Body=b"1\ta b\n2\tc\n")
     client.run(
@@ -184,6 +191,26 @@ def test_backslashes_escape_in_ddl(client: Client) -> None:
     assert table["SerdeInfo"]["Parameters"]["field.delim"] == "\t"
     assert table["Columns"][1]["Comment"] == "a\\b"
     assert ["  'field.delim'='\\t', "] in client.run("show create table escapes").rows
+    client.run(
+        r"""create external table commented (id int comment '"s\'\'t\'r" -- ; \\', s string comment 'of
+          two lines') location 's3://data/commented/'"""
+    )
+    table = client.glue.get_table(DatabaseName=client.database, Name="commented")["Table"][
+        "StorageDescriptor"
+    ]
+    assert [column["Comment"] for column in table["Columns"]] == ["\"s''t'r\" -- ; \\", "of two lines"]
+
+
+def test_tables_of_json(client: Client) -> None:
+    client.s3.put_object(Bucket="data", Key="jsons/x", Body=b'{"id": 1}\n')
+    serde = "org.openx.data.jsonserde.JsonSerDe"
+    client.run(
+        f"create external table jsons (id int) row format serde '{serde}'"
+        " with serdeproperties ('ignore.malformed.json' = 'true') location 's3://data/jsons/'"
+    )
+    assert client.run("select * from jsons").rows == [["1"]]
+    table = client.glue.get_table(DatabaseName=client.database, Name="jsons")["Table"]["StorageDescriptor"]
+    assert table["OutputFormat"] == "org.apache.hadoop.hive.ql.io.IgnoreKeyTextOutputFormat"
 
 
 # --- the API ---------------------------------------------------------------------------------
@@ -224,6 +251,10 @@ def test_column_info(client: Client) -> None:
         ("f", "double", 17, 0),
     ]
     assert [kind for _, kind, _, _ in kinds[4:]] == ["timestamp with time zone", "float", "array"]
+    for sql, kind in (("show databases", "string"), ("explain select 1", "varchar")):
+        name = client.run(sql).execution["QueryExecutionId"]
+        found = client.athena.get_query_results(QueryExecutionId=name)["ResultSet"]["ResultSetMetadata"]
+        assert [column["Type"] for column in found["ColumnInfo"]] == [kind]
 
 
 def test_writes_describe_their_count(client: Client) -> None:
@@ -418,6 +449,32 @@ def test_result_reuse(client: Client, refused: type[Exception]) -> None:
     assert not reused(run("select random()")), "its file is gone"
     with pytest.raises(refused, match="less than or equal to 10080"):
         run("select 1", minutes=10081)
+
+
+@pytest.mark.parametrize(("seconds", "is_reused"), [(299, True), (301, False)])
+def test_result_reuse_ends_with_its_age(
+    monkeypatch: pytest.MonkeyPatch, seconds: int, is_reused: bool
+) -> None:
+    """Of five minutes, in this process: no client can turn the server's clock."""
+    engine = Engine("us-east-1", 1)
+    monkeypatch.setattr(engine, "submit", lambda run: None)
+    account, bucket = "1" * 12, f"results-{seconds}"
+    s3_backends[account]["aws"].create_bucket(bucket, "us-east-1")
+    allowed = {"ResultReuseByAgeConfiguration": {"Enabled": True, "MaxAgeInMinutes": 5}}
+
+    def execution() -> Execution:
+        return Execution(
+            engine, account, query="select 1", context={}, configuration={}, output=f"s3://{bucket}",
+            workgroup="primary", parameters=None, prepared={}, reuse=allowed,
+        )  # fmt: skip
+
+    earlier, later = execution(), execution()
+    engine.storage(account).write(earlier.result_location, b"")
+    earlier.state, earlier.ended = "SUCCEEDED", time.time()
+    monkeypatch.setattr(time, "time", lambda: earlier.ended + seconds)
+    later.start([earlier])
+    assert later.describe()["Statistics"]["ResultReuseInformation"] == {"ReusedPreviousResult": is_reused}
+    assert later.state == ("SUCCEEDED" if is_reused else "QUEUED")
 
 
 def test_named_queries(client: Client) -> None:

@@ -1,17 +1,23 @@
-"""The local Athena at length: concurrent Iceberg writers, a thousand queries, times and memory.
+"""The local Athena at length: concurrent Iceberg writers, a thousand queries, times, memory, what it leaves.
 
 python -m tests.soak.athena                      # everything; ends with 1 if a guarantee does not hold
 python -m tests.soak.athena --commits 80 --queries 200
+python -m tests.soak.athena --only leave         # or measure, query, write
 """
 
 import argparse
+import json
+import signal
 import statistics
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 
@@ -125,6 +131,47 @@ def measure(aws: LocalAws, start: float) -> list[str]:
     ]
 
 
+def leave() -> list[str]:
+    """Nothing runs any more after `down`, nor after Ctrl-C and kill -9 of the process that started it."""
+    wrong = []
+    commands = [sys.executable, "-m", "sandbox", "aws"]
+    holder = (
+        "import sys, time; from pathlib import Path; from sandbox.aws import local_aws\n"
+        "with local_aws(folder=Path(sys.argv[1])): print(flush=True); time.sleep(3600)"
+    )
+    for way in ("down", "Ctrl-C", "kill -9"):
+        with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+            if way == "down":
+                subprocess.run([*commands, "up", "--folder", folder], check=True, stdout=subprocess.DEVNULL)
+                ran = _pids(folder)
+                subprocess.run([*commands, "down", "--folder", folder], check=True, stdout=subprocess.DEVNULL)
+            else:
+                parent = subprocess.Popen(
+                    [sys.executable, "-c", holder, folder],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                )
+                parent.stdout.readline()
+                ran = _pids(folder)
+                parent.send_signal(signal.SIGINT if way == "Ctrl-C" else signal.SIGKILL)
+                parent.wait()
+            begun = time.monotonic()
+            while (left := [pid for pid in ran if psutil.pid_exists(pid)]) and time.monotonic() < begun + 60:
+                time.sleep(0.05)
+            print(f"after {way}: of {len(ran)} processes {len(left)} run on")
+            wrong += [f"after {way} there is still process {pid}" for pid in left]
+    return wrong
+
+
+def _pids(folder: str) -> list[int]:
+    """The server and the engine of a folder, which run."""
+    state = json.loads(Path(folder, "server.json").read_text())
+    found = [state["pid"], state["trino_pid"]]
+    if not all(map(psutil.pid_exists, found)):
+        raise RuntimeError(f"nothing ran in {folder}: {state}")
+    return found
+
+
 def _megabytes(aws: LocalAws) -> list[float]:
     return [psutil.Process(pid).memory_info().rss / 1e6 for pid in (aws.pid, aws.trino_pid)]
 
@@ -148,12 +195,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--commits", type=int, default=500)
     parser.add_argument("--queries", type=int, default=1000)
+    parser.add_argument("--only", choices=["measure", "query", "write", "leave"], help="just this part")
     arguments = parser.parse_args()
+    parts = [arguments.only] if arguments.only else ["measure", "query", "write", "leave"]
     wrong = []
-    with _started() as (aws, start):
-        wrong += measure(aws, start)
-        wrong += query(aws, arguments.queries) if arguments.queries else []
-        wrong += write(aws, arguments.commits) if arguments.commits else []
+    if parts != ["leave"]:
+        with _started() as (aws, start):
+            wrong += measure(aws, start) if "measure" in parts else []
+            wrong += query(aws, arguments.queries) if "query" in parts and arguments.queries else []
+            wrong += write(aws, arguments.commits) if "write" in parts and arguments.commits else []
+    wrong += leave() if "leave" in parts else []
     print("\n".join(f"error: {text}" for text in wrong) or "everything held")
     return int(bool(wrong))
 

@@ -6,15 +6,21 @@ from enum import Enum
 
 from ..errors import QueryFailed
 
-_TOKEN = re.compile(
-    r"""\s+|--[^\n]*|/\*.*?\*/
+_PIECES = r"""\s+|--[^\n]*|/\*.*?\*/
       | (?P<string>'(?:[^']|'')*')
       | (?P<backquoted>`(?:[^`]|``)*`)
       | (?P<quoted>"(?:[^"]|"")*")
       | (?P<number>(?:\d+\.?\d*|\.\d+)[eE][+-]?\d+(?!\w) | \d+\.\d*(?!\w) | \.\d+(?!\w) | \d+(?!\w))
       | (?P<word>[\w$@]+)
-      | (?P<symbol><=|>=|<>|!=|\|\||->|=>|.)""",
-    re.S | re.X,
+      | (?P<symbol><=|>=|<>|!=|\|\||->|=>|.)"""
+_TRINOS = re.compile(_PIECES, re.S | re.X)
+_HIVES = re.compile(_PIECES.replace("[^']|", r"[^'\\]|\\.|").replace('[^"]|', r'[^"\\]|\\.|'), re.S | re.X)
+"""In Hive's strings a backslash escapes, quotes too."""
+_DDL_WITH_STRINGS = re.compile(
+    r"""(?:\s|--[^\n]*|/\*.*?\*/)*+
+    (ALTER\s | MSCK\s | CREATE\s+(EXTERNAL|DATABASE|SCHEMA)\s
+     | CREATE\s+TABLE\s+(IF\s+NOT\s+EXISTS\s+)?[\w.`"$@-]+\s*\()""",
+    re.S | re.X | re.I,
 )
 
 # https://docs.aws.amazon.com/athena/latest/ug/reserved-words.html, first list.
@@ -58,11 +64,19 @@ class Token:
 class Lexer:
     """Walks over the tokens of a statement."""
 
-    def __init__(self, sql: str) -> None:
+    def __init__(self, sql: str, dialect: Dialect | None = None) -> None:
+        """At the start of a statement, or of a part of one.
+
+        Args:
+            sql: the text.
+            dialect: whose strings are in it; of a whole statement its first words say it.
+        """
+        if dialect is None:
+            dialect = Dialect.HIVE if _DDL_WITH_STRINGS.match(sql) else Dialect.TRINO
         self.sql = sql
         self._tokens = [
             Token(match.lastgroup, match.group(), match.start(), match.end())
-            for match in _TOKEN.finditer(sql)
+            for match in (_HIVES if dialect is Dialect.HIVE else _TRINOS).finditer(sql)
             if match.lastgroup
         ]
         self._next = 0
@@ -159,9 +173,10 @@ class Lexer:
         # Hive takes both kinds of quotes for strings.
         if token.kind not in ("string", "quoted"):
             raise self.failure("string")
-        return re.sub(
-            r"\\([0-3][0-7]{2}|u[0-9a-fA-F]{4}|.)", _unescape, unquote(self.take().text), flags=re.S
-        )
+        # Athena squashes line breaks, as `test_create_table_with_comments` of PyAthena has seen:
+        # https://github.com/pyathena-dev/PyAthena/blob/v3.34.0/tests/pyathena/sqlalchemy/test_base.py
+        text = unquote(re.sub(r"\s*\n\s*", " ", self.take().text))
+        return re.sub(r"\\([0-3][0-7]{2}|u[0-9a-fA-F]{4}|.)", _unescape, text, flags=re.S)
 
     def parenthesised(self) -> str:
         """The text up to the parenthesis that closes the one just taken."""
@@ -203,10 +218,10 @@ def quote_string(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def split_list(text: str) -> list[str]:
+def split_list(text: str, dialect: Dialect = Dialect.TRINO) -> list[str]:
     """The items of a list separated by commas, which may contain brackets of any kind."""
     items, depth, start = [], 0, 0
-    for token in Lexer(text)._tokens:
+    for token in Lexer(text, dialect)._tokens:
         if token.kind == "symbol":
             depth += (token.text in "([<") - (token.text in ")]>")
             if token.text == "," and depth == 0:

@@ -23,7 +23,9 @@ from .lexer import (
     strip_statement,
     unquote,
 )
+from .results import render
 
+_OPENX_JSON = "org.openx.data.jsonserde.JsonSerDe"
 _VACUUM_MAX_AGE = "432000"  # seconds: Athena's default
 
 _FORMATS = {
@@ -87,8 +89,8 @@ class Operations:
     def _trino(self, sql: str, session: list[str] | tuple[str, ...] = (), *, keep: bool = False) -> Any:
         return self._execution.run_on_trino(sql, session, keep=keep)
 
-    def _text(self, names: list[str], lines: list[str]) -> None:
-        self._execution.results.set_text(names, lines)
+    def _text(self, names: list[str], lines: list[str], kind: str = "string") -> None:
+        self._execution.results.set_text(names, lines, kind)
 
     def _place(self, name: list[str]) -> tuple[str, str]:
         """Database and table of a name of up to three parts."""
@@ -140,16 +142,23 @@ class Operations:
     @run.register
     def _(self, statement: s.Query) -> None:
         sql = self._with_parameters(statement.sql)
-        target = self._target_of(statement.sql) if statement.verb == "INSERT" else None
-        if target is None:
+        target = self._target_of(statement)
+        if target is not None and statement.verb != "INSERT" and not (is_iceberg(target) or is_view(target)):
+            # Trino would drop whole partitions of files; Athena's DELETE is for Iceberg tables only:
+            # https://docs.aws.amazon.com/athena/latest/ug/delete-statement.html
+            raise QueryFailed(
+                "NOT_SUPPORTED: Modifying Hive table rows is only supported for transactional tables"
+            )
+        if target is None or statement.verb != "INSERT":
             self._trino(sql, keep=True)
             return
         with self._listing_writes(target["StorageDescriptor"]["Location"]):
             self._trino(sql, keep=True)
 
-    def _target_of(self, sql: str) -> TableInput | None:
-        lexer = Lexer(sql)
-        if not lexer.accept("INSERT INTO"):
+    def _target_of(self, statement: s.Query) -> TableInput | None:
+        """The table that a statement writes to; None if it writes to none that is there."""
+        lexer = Lexer(statement.sql)
+        if not any(map(lexer.accept, ("INSERT INTO", "DELETE FROM", "UPDATE", "MERGE INTO"))):
             return None
         try:
             database, table = self._place(lexer.name(Dialect.TRINO))
@@ -160,9 +169,20 @@ class Operations:
     @run.register
     def _(self, statement: s.Explain) -> None:
         rows = self._trino(statement.sql).rows
-        self._text(
-            ["Query Plan"], ["Query Plan", *(line for row in rows for line in str(row[0]).split("\n"))]
-        )
+        plan = [line for row in rows for line in str(row[0]).split("\n")]
+        self._text(["Query Plan"], ["Query Plan", *plan], "varchar")
+
+    @run.register
+    def _(self, statement: s.ShowFunctions) -> None:
+        found = self._trino(statement.sql)
+        signatures = [column["typeSignature"] for column in found.columns]
+        lines = [
+            "\t".join(
+                render(value, signature) or "" for value, signature in zip(row, signatures, strict=True)
+            )
+            for row in found.rows
+        ]
+        self._text([column["name"] for column in found.columns], lines, "varchar")
 
     @run.register
     def _(self, statement: s.CreateTableAsSelect) -> None:
@@ -555,7 +575,9 @@ class Operations:
 
     @run.register
     def _(self, statement: s.ShowColumns) -> None:
-        self._text(["field"], [column["Name"] for column in columns(self._find(statement.table)[2])])
+        found = columns(self._find(statement.table)[2])
+        # Hive's width: https://github.com/pyathena-dev/PyAthena/blob/v3.34.0/tests/pyathena/arrow/test_cursor.py
+        self._text(["field"], [column["Name"].ljust(20) for column in found])
 
     @run.register
     def _(self, statement: s.ShowPartitions) -> None:
@@ -603,7 +625,7 @@ class Operations:
 
     def _show_create_view(self, database: str, view: str) -> None:
         created = self._trino(f"SHOW CREATE VIEW {quote_name(HIVE, database, view)}").rows[0][0]
-        self._text(["Create View"], describing.show_create_view(database, view, created))
+        self._text(["Create View"], describing.show_create_view(database, view, created), "varchar")
 
     @run.register
     def _(self, statement: s.DescribeTable) -> None:
@@ -640,6 +662,10 @@ def _external_table(statement: s.CreateTable, table: str) -> TableInput:
             f"FAILED: SemanticException Unrecognized file format in STORED AS clause: '{stored}'"
         )
     input_format, output_format, serde = _FORMATS[stored]
+    if statement.serde == _OPENX_JSON:
+        # As `test_create_table_json` of PyAthena has seen it:
+        # https://github.com/pyathena-dev/PyAthena/blob/v3.34.0/tests/pyathena/sqlalchemy/test_base.py
+        output_format = "org.apache.hadoop.hive.ql.io.IgnoreKeyTextOutputFormat"
     parameters = {"serialization.format": "1", **statement.serde_properties, **statement.delimiters}
     if delimiter := statement.delimiters.get("field.delim"):
         parameters["serialization.format"] = delimiter

@@ -71,9 +71,16 @@ class Results:
             for row in rows:
                 self._chunks.append(_csv_line([render(v, s) for v, s in zip(row, signatures, strict=True)]))
 
-    def set_text(self, names: list[str], lines: list[str]) -> None:
-        """The result of DDL or a utility: text without a header; a line is a row."""
-        self.columns = [types.column_info({"name": name, "type": "varchar"}) for name in names]
+    def set_text(self, names: list[str], lines: list[str], kind: str = "string") -> None:
+        """The result of DDL or a utility: text without a header; a line is a row.
+
+        Args:
+            names: of the columns.
+            lines: without line breaks; columns are separated by tabs.
+            kind: type of the columns. What Hive answers are strings, what Trino does `varchar`:
+                https://github.com/pyathena-dev/PyAthena/blob/v3.34.0/tests/pyathena/arrow/test_cursor.py.
+        """
+        self.columns = [types.column_info({"name": name, "type": kind}) for name in names]
         self._chunks = [line.encode() + b"\n" for line in lines]
 
     def clear(self) -> None:

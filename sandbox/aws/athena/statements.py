@@ -323,6 +323,14 @@ class ShowColumns(Statement):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShowFunctions(Statement):
+    """SHOW FUNCTIONS."""
+
+    type = UTILITY
+    sql: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShowPartitions(Statement):
     """SHOW PARTITIONS."""
 
@@ -375,7 +383,7 @@ _UNSUPPORTED_AFTER = {
     "DROP": {"CATALOG", "FUNCTION", "INDEX", "MACRO", "MATERIALIZED", "ROLE"},
     "ALTER": {"CATALOG", "INDEX", "MATERIALIZED", "SCHEMA", "VIEW"},
     "SHOW": {
-        "BRANCHES", "CATALOGS", "COMPACTIONS", "CONF", "CURRENT", "FUNCTIONS", "GRANT", "GRANTS", "INDEX",
+        "BRANCHES", "CATALOGS", "COMPACTIONS", "CONF", "CURRENT", "GRANT", "GRANTS", "INDEX",
         "INDEXES", "LOCKS", "PRINCIPALS", "ROLE", "ROLES", "SESSION", "STATS", "TRANSACTIONS",
     },
 }  # fmt: skip
@@ -504,7 +512,7 @@ def _create_database(lexer: Lexer) -> Statement:
 
 def _hive_properties(lexer: Lexer) -> dict[str, str]:
     """`'name' = 'value', …` up to the closing parenthesis."""
-    inside = Lexer(lexer.parenthesised())
+    inside = Lexer(lexer.parenthesised(), Dialect.HIVE)
     properties = {}
     while not inside.at_end:
         name = inside.string()
@@ -518,8 +526,8 @@ def _hive_properties(lexer: Lexer) -> dict[str, str]:
 def _columns(text: str, *, typed: bool = True) -> Columns:
     """Definitions of columns; without types, only names are needed."""
     columns = []
-    for item in split_list(text):
-        lexer = Lexer(item)
+    for item in split_list(text, Dialect.HIVE):
+        lexer = Lexer(item, Dialect.HIVE)
         column = {"Name": lexer.identifier(Dialect.HIVE, "column specification")}
         start = lexer.peek().start
         while not lexer.at_end and lexer.word() != "COMMENT":
@@ -614,8 +622,8 @@ def _partition_values(lexer: Lexer) -> dict[str, str]:
     """`(column = value, …)`; numbers are taken like strings."""
     lexer.expect("(")
     values = {}
-    for item in split_list(lexer.parenthesised()):
-        inside = Lexer(item)
+    for item in split_list(lexer.parenthesised(), Dialect.HIVE):
+        inside = Lexer(item, Dialect.HIVE)
         name = inside.identifier(Dialect.HIVE)
         inside.expect("=")
         values[name] = unquote(inside.rest().strip())
@@ -638,7 +646,7 @@ def _alter_table(lexer: Lexer, table: list[str]) -> Statement:
         return SetProperties(table=table, properties=_hive_properties(lexer))
     if lexer.accept("UNSET TBLPROPERTIES ("):
         return UnsetProperties(
-            table=table, names=[unquote(name) for name in split_list(lexer.parenthesised())]
+            table=table, names=[unquote(name) for name in split_list(lexer.parenthesised(), Dialect.HIVE)]
         )
     if lexer.accept("SET LOCATION"):
         return SetLocation(table=table, location=lexer.string())
@@ -760,6 +768,8 @@ def _show(lexer: Lexer) -> Statement:
             database = _either_quotes(lexer)[-1]
         lexer.accept("LIKE")
         statement = show(database=database, pattern=None if lexer.at_end else lexer.string())
+    elif lexer.accept("FUNCTIONS"):
+        return ShowFunctions(sql=lexer.sql)
     elif lexer.accept("COLUMNS"):
         if not (lexer.accept("IN") or lexer.accept("FROM")):
             raise lexer.failure("show statement")

@@ -59,7 +59,7 @@ test: setup-dev lint ## Lint, then the whole test suite
 	@$(BIN)/python -m pytest --numprocesses 3
 
 .PHONY: test-athena
-test-athena: setup-dev ## The project on Athena: both worlds row by row as on DuckDB, readers, kills (20 minutes)
+test-athena: setup-dev ## The project on Athena: both worlds row by row as on DuckDB, readers, builds at once
 	@$(BIN)/python -m pytest -m athena tests/python
 
 .PHONY: bench
@@ -146,8 +146,7 @@ guards: setup-dev ## Take each guard out of a copy and see its test fail (GUARDS
 	@$(BIN)/python -m tests.guards $(GUARDS)
 
 .PHONY: soak-warehouse-athena
-soak-warehouse-athena: setup-dev ## 20 builds on Athena killed, each made good by the next; then test-athena at length
-	@$(BIN)/python tests/python/athena_kills.py $(SOAK)
+soak-warehouse-athena: setup-dev ## test-athena at length: larger worlds, all tests of dbt in each build, five rebuilds
 	@ATHENA_EQUALITY=full $(BIN)/python -m pytest -s -m athena tests/python
 
 .PHONY: soak-athena

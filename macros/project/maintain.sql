@@ -13,17 +13,13 @@
 {%- endmacro %}
 
 {% macro athena__maintain() -%}
-    {%- set relations = [build_lease()] -%}
     {%- for node in graph.nodes.values() if node.config.materialized in ('incremental', 'snapshot') -%}
-        {%- do relations.append(adapter.get_relation(node.database, node.schema, node.alias)) -%}
-    {%- endfor -%}
-    {%- for relation in relations if relation and relation.type == 'table' -%}
-        {%- set name = relation.schema ~ '.' ~ relation.identifier -%}
-        {%- do log('optimize and vacuum ' ~ name, info=true) -%}
-        {#- Athena says when once is not enough -#}
-        {%- do adapter.run_operation_with_potential_multiple_runs(
-            'optimize ' ~ name ~ ' rewrite data using bin_pack', 'optimize'
-        ) -%}
-        {%- do adapter.run_operation_with_potential_multiple_runs('vacuum ' ~ name, 'vacuum') -%}
+        {%- set relation = adapter.get_relation(node.database, node.schema, node.alias) -%}
+        {%- if relation and relation.type == 'table' -%}
+            {%- set name = relation.schema ~ '.' ~ relation.identifier -%}
+            {%- do log('optimize and vacuum ' ~ name, info=true) -%}
+            {%- do run_query('optimize ' ~ name ~ ' rewrite data using bin_pack') -%}
+            {%- do run_query('vacuum ' ~ name) -%}
+        {%- endif -%}
     {%- endfor -%}
 {%- endmacro %}

@@ -6,26 +6,14 @@ tests of dbt run in each build, and a reader looks on for longer.
 
 import json
 import os
-import random
-import secrets
 import subprocess
 import threading
 import time
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 
 import duckdb
 import pytest
-from athena_kills import (
-    DBT_KILLED,
-    TRINO_KILLED,
-    build_again,
-    build_killed,
-    maintain,
-    next_day,
-    unreferenced,
-)
 from athena_worlds import WITHOUT_TESTS, BothEngines
 from conftest import DBT
 
@@ -260,26 +248,3 @@ def test_words_of_packages_that_athena_lacks_have_a_version_for_it(both: BothEng
     assert shown == [
         {"products": products[0], "found_at": 4, "nowhere": 0, "there": "2025-12-31 09:00:00.000"}
     ]  # fmt: skip
-
-
-@one_world
-def test_a_killed_build_is_made_good_by_the_next_one(both: BothEngines) -> None:
-    """The short form of `python tests/python/athena_kills.py`."""
-    seed = secrets.randbelow(2**31)
-    print(f"seed of the moments: {seed}")
-    chance = random.Random(seed)
-    for victim in (DBT_KILLED, TRINO_KILLED):
-        next_day(both)
-        print(f"{victim} killed: {build_killed(both, victim, chance.random())}")
-        build_again(both)
-        compared(both)
-
-
-@one_world
-def test_maintenance_leaves_every_row_and_no_object_that_nothing_refers_to(both: BothEngines) -> None:
-    lost = f"lake/curated/tables/marts__lost__a/{uuid.uuid4()}/data/half.parquet"
-    both.aws.client("s3").put_object(Bucket=both.bucket, Key=lost, Body=b"of a killed build")
-    assert lost in unreferenced(both)
-    maintain(both)
-    assert unreferenced(both) == []
-    compared(both)

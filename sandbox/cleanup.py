@@ -35,16 +35,22 @@ class Folder:
 def orphans(s3: Any, glue: Any, lake: str, before: datetime) -> list[Folder]:
     """The folders below `lake` (`s3://bucket/prefix`) that no table is in, with nothing newer than `before`.
 
-    The tables of all databases count. Clients are boto3's.
+    The tables of all databases count; only folders beside one that a table is in are looked at.
+    Clients are boto3's.
     """
     bucket, _, prefix = lake.removeprefix("s3://").rstrip("/").partition("/")
     # Folders first: a table that is made in between is in one that is too young.
     found = [each for each in _folders(s3, bucket, f"{prefix}/" if prefix else "") if each.newest < before]
-    used = {location.removeprefix(f"s3://{bucket}/").rstrip("/") + "/" for location in _locations(glue)}
+    used = {
+        re.sub(rf"^s3[an]?://{re.escape(bucket)}/", "", each).rstrip("/") + "/" for each in _locations(glue)
+    }
+    # Glue hides what the caller may not see, and another region has none of it: where it shows no table of a
+    # database at all, nothing is known of that database's folders.
     return [
         folder
         for folder in found
-        if not any(folder.prefix.startswith(place) or place.startswith(folder.prefix) for place in used)
+        if any(place.startswith(folder.prefix.rsplit("/", 3)[0] + "/") for place in used)
+        and not any(folder.prefix.startswith(place) or place.startswith(folder.prefix) for place in used)
     ]
 
 

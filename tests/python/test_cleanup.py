@@ -63,6 +63,13 @@ def test_what_a_build_may_be_writing_stays(lake: str) -> None:
     assert [folder.prefix for folder in found] == [f"{LOST}/"]
 
 
+def test_where_glue_shows_no_table_nothing_is_an_orphan(lake: str) -> None:
+    """Another region, or a caller who may not see the database: every table would look forgotten."""
+    boto3.client("glue").delete_table(DatabaseName=lake, Name="x")
+    assert "nothing to delete" in run("--hours", "0", "--delete")
+    assert sorted(keys(lake)) == sorted(KEYS)
+
+
 def test_a_lake_in_a_folder_is_none_to_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAKE", "lake")
     app = typer.Typer()

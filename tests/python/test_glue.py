@@ -166,13 +166,14 @@ def test_a_run_registers_what_it_landed_where_a_setting_says_so(
     settings = {"LAKE": f"{bucket}/lake", "SOURCE_DSN": server, "EXTRACT_DATE": "2025-12-31", "GLUE_DATABASE": glue_database}  # fmt: skip
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
+    if not glue_database:  # nobody listens there: a run that asked Glue for anything would fail
+        monkeypatch.setenv("AWS_ENDPOINT_URL_GLUE", "http://127.0.0.1:9")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     # as a program: one that lands PostgreSQL's tables alone spares itself imports, none that boto3 needs
     command = [sys.executable, "-m", "ingestion", "run", "--sources", str(tmp_path / "sources.yml")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    databases = {d["Name"] for d in boto3.client("glue").get_databases()["DatabaseList"]}
     if not glue_database:
-        assert all(d.startswith(("bucket_", "raw_of_a_run")) for d in databases), "those of other tests"
         return
     found = boto3.client("glue").get_table(DatabaseName=glue_database, Name="things")["Table"]
     assert columns_of(found)["updated_at"] == "timestamp"

@@ -1,7 +1,8 @@
 """Takes orders in: order, event and outbox row in one transaction, or none of them.
 
 Requests that arrive while a transaction is on its way share the next one, so the more come, the less each
-costs. The order id is the key of idempotency: an order that is there already is compared, never changed.
+costs. There is one at a time: two would be half as large each, and cost more than the wait that they save.
+The order id is the key of idempotency: an order that is there already is compared, never changed.
 """
 
 import asyncio
@@ -108,23 +109,20 @@ class Intake:
     """Accepts orders into the database of `pool`; `run` must be under way.
 
     Args:
-        pool: of at least `writers` connections and one more.
+        pool: of at least two connections.
         clock: how far the time of business is from the database's.
         batch: orders in one transaction, at most.
-        writers: transactions at the same time.
         max_waiting: more orders than these are turned away until some are through.
     """
 
     def __init__(
-        self, pool: asyncpg.Pool, clock: Clock, *, batch: int = 200, writers: int = 2, max_waiting: int = 2000
+        self, pool: asyncpg.Pool, clock: Clock, *, batch: int = 200, max_waiting: int = 2000
     ) -> None:
         self._pool = pool
         self._clock = clock
         self._batch = batch
-        self._writers = writers
         self._max_waiting = max_waiting
         self._waiting: deque[_Waiting] = deque()
-        self._busy: set[str] = set()  # customers of the transactions under way
         self._arrived = asyncio.Event()
         self._stored = asyncio.Event()
 
@@ -145,8 +143,7 @@ class Intake:
     async def run(self) -> None:
         """Writes what arrives, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(self._writers):
-                group.create_task(self._write_forever())
+            group.create_task(self._write_forever())
             group.create_task(self._call_workers())
 
     async def _write_forever(self) -> None:
@@ -158,8 +155,6 @@ class Intake:
                 continue
             _WAITING.set(len(self._waiting))
             _BATCH.observe(len(batch))
-            customers = {w.order.cpf for w in batch}
-            self._busy |= customers
             try:
                 await self._store(batch)
             except UNAVAILABLE as error:
@@ -169,8 +164,6 @@ class Intake:
                 # One of them may be at fault: the others must not suffer.
                 log.event("batch_failed", "error", orders=len(batch), error=type(error).__name__)
                 await self._store_singly(batch)
-            finally:
-                self._busy -= customers
 
     async def _call_workers(self) -> None:
         while True:
@@ -183,16 +176,13 @@ class Intake:
             await asyncio.sleep(_NOTIFY_GAP)
 
     def _take(self) -> list[_Waiting]:
-        """The next ones, no two of the same id: the second is compared with the first once that is stored.
-
-        A customer of a transaction under way waits for its end here, so that nobody waits in the database.
-        """
+        """The next ones, no two of the same id: the second is compared with the first once that is stored."""
         taken, again = {}, []
         while self._waiting and len(taken) < self._batch:
             waiting = self._waiting.popleft()
             if waiting.receipt.done():
                 continue  # whoever sent it is gone
-            if waiting.order.order_id in taken or waiting.order.cpf in self._busy:
+            if waiting.order.order_id in taken:
                 again.append(waiting)
             else:
                 taken[waiting.order.order_id] = waiting

@@ -150,12 +150,13 @@ def cpf_is_valid(cpf: str) -> bool:
     """Whether 11 digits are a CPF: not all the same, and the last two follow from the nine before."""
     if cpf == cpf[0] * 11:
         return False
-    digits = [int(digit) for digit in cpf]
-    for place in (9, 10):
-        total = sum(digit * weight for digit, weight in zip(digits, range(place + 1, 1, -1), strict=False))
-        if total * 10 % 11 % 10 != digits[place]:
-            return False
-    return True
+    a, b, c, d, e, f, g, h, i, first, second = map(int, cpf)
+    total = 10 * a + 9 * b + 8 * c + 7 * d + 6 * e + 5 * f + 4 * g + 3 * h + 2 * i
+    if total * 10 % 11 % 10 != first:
+        return False
+    # every weight is one more here
+    total += a + b + c + d + e + f + g + h + i + 2 * first
+    return total * 10 % 11 % 10 == second
 
 
 def _decode(decoder: msgspec.json.Decoder, body: bytes) -> Any:

@@ -100,6 +100,7 @@ def _measure(stack: Stack, given: argparse.Namespace) -> None:
     _run(stack, given, None, 2)  # warm
     # Deciding first: an order's features are of all that its customer ever asked for, and what follows leaves
     # hundreds of orders with each.
+    _empty(stack)
     stack.start("worker")
     stack.wait_until_healthy()
     began = time.time()

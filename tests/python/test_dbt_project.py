@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import ROOT, SETTINGS, TwoDays
+from conftest import DBT, ROOT, SETTINGS, TwoDays
 
 from ingestion import bureau, files, fx
 from ingestion.config import load_sources, select_tables
@@ -309,6 +309,45 @@ def test_no_model_asks_which_engine_it_runs_on() -> None:
     models = [*(ROOT / "models").rglob("*.sql"), *(ROOT / "tests").rglob("*.sql")]
     assert models
     assert [p for p in models if re.search(r"target\s*\.|adapter\s*\.", p.read_text())] == []
+
+
+# ------------------------------------------------------------------ tables
+
+
+def test_a_table_that_breaks_its_contract_leaves_the_one_before(tmp_path: Path) -> None:
+    flags = "flags: {send_anonymous_usage_stats: false}"
+    (tmp_path / "dbt_project.yml").write_text(f"{{name: one, profile: one, {flags}}}")
+    (tmp_path / "profiles.yml").write_text("one: {target: t, outputs: {t: {type: duckdb, path: one.duckdb}}}")
+    (tmp_path / "models").mkdir()
+    shutil.copytree(ROOT / "macros" / "engine", tmp_path / "macros")
+
+    def build(sql: str, **column: Any) -> subprocess.CompletedProcess:
+        (tmp_path / "models" / "things.sql").write_text(sql)
+        config = {"materialized": "table", "contract": {"enforced": True}}
+        model = {"name": "things", "config": config, "columns": [{"name": "amount", **column}]}
+        (tmp_path / "models" / "things.yml").write_text(json.dumps({"models": [model]}))
+        command = [DBT, "run", "--profiles-dir", tmp_path]
+        return subprocess.run(command, cwd=tmp_path, env={}, capture_output=True, text=True, check=False)
+
+    def rows() -> list[tuple]:
+        with duckdb.connect(str(tmp_path / "one.duckdb")) as connection:
+            return connection.execute("from things").fetchall()
+
+    done = build("select 1.5::decimal(18, 2) as amount", data_type="decimal(18, 2)")
+    assert done.returncode == 0, done.stdout
+    assert rows() == [(Decimal("1.50"),)]
+    for sql in ("select 2.5::decimal(18, 4) as amount", "select 2.5::decimal(18, 2) as amount, 1 as more"):
+        done = build(sql, data_type="decimal(18, 2)")
+        assert done.returncode == 1
+        assert "This model has an enforced contract that failed" in done.stdout
+        assert rows() == [(Decimal("1.50"),)], sql
+    # none is made here, and none is forgotten
+    done = build(
+        "select 2.5::decimal(18, 2) as amount", data_type="decimal(18, 2)", constraints=[{"type": "not_null"}]
+    )
+    assert done.returncode == 1
+    assert "write a data test instead" in done.stdout
+    assert rows() == [(Decimal("1.50"),)]
 
 
 # ------------------------------------------------------------------ packages

@@ -199,6 +199,14 @@ def test_backslashes_and_line_breaks_in_ddl(client: Client) -> None:
         "StorageDescriptor"
     ]
     assert [column["Comment"] for column in table["Columns"]] == ["\"s''t'r\" -- ; \\", "of two lines"]
+    client.run(
+        "create external table literals (id int) row format serde 'org.apache.hadoop.hive.serde2.avro.AvroSerDe'"
+        " with serdeproperties ('avro.schema.literal' = '{\n \"name\" : \"x\"\n}') stored as avro"
+        " location 's3://data/literals/'"
+    )
+    table = client.glue.get_table(DatabaseName=client.database, Name="literals")["Table"]
+    kept = table["StorageDescriptor"]["SerdeInfo"]["Parameters"]["avro.schema.literal"]
+    assert kept == '{\n "name" : "x"\n}'
 
 
 def test_tables_of_json(client: Client) -> None:

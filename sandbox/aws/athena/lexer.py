@@ -173,10 +173,17 @@ class Lexer:
         # Hive takes both kinds of quotes for strings.
         if token.kind not in ("string", "quoted"):
             raise self.failure("string")
-        # Athena squashes line breaks, as `test_create_table_with_comments` of PyAthena has seen:
-        # https://github.com/pyathena-dev/PyAthena/blob/v3.34.0/tests/pyathena/sqlalchemy/test_base.py
-        text = unquote(re.sub(r"\s*\n\s*", " ", self.take().text))
+        text = unquote(self.take().text)
         return re.sub(r"\\([0-3][0-7]{2}|u[0-9a-fA-F]{4}|.)", _unescape, text, flags=re.S)
+
+    def comment(self) -> str:
+        """The value of a comment, in one line.
+
+        Athena squashes the line breaks of comments and keeps those of other strings, as PyAthena's
+        `test_create_table_with_comments` and `test_create_table_avro` have seen:
+        https://github.com/pyathena-dev/PyAthena/blob/v3.34.0/tests/pyathena/sqlalchemy/test_base.py
+        """
+        return re.sub(r"\s*\n\s*", " ", self.string())
 
     def parenthesised(self) -> str:
         """The text up to the parenthesis that closes the one just taken."""

@@ -500,7 +500,7 @@ def _create_database(lexer: Lexer) -> Statement:
     found: dict[str, object] = {}
     while not lexer.at_end:
         if lexer.accept("COMMENT"):
-            found["comment"] = lexer.string()
+            found["comment"] = lexer.comment()
         elif lexer.accept("LOCATION"):
             found["location"] = lexer.string()
         elif lexer.accept("WITH DBPROPERTIES ("):
@@ -536,7 +536,7 @@ def _columns(text: str, *, typed: bool = True) -> Columns:
         if typed and not column["Type"]:
             raise lexer.failure("column type")
         if lexer.accept("COMMENT"):
-            column["Comment"] = lexer.string()
+            column["Comment"] = lexer.comment()
         columns.append(column)
     return columns
 
@@ -548,7 +548,7 @@ def _create_table(lexer: Lexer, external: bool, if_not_exists: bool) -> Statemen
         found["columns"] = _columns(lexer.parenthesised())
     while not lexer.at_end:
         if lexer.accept("COMMENT"):
-            found["comment"] = lexer.string()
+            found["comment"] = lexer.comment()
         elif lexer.accept("PARTITIONED BY ("):
             text = lexer.parenthesised()
             found["transforms"] = split_list(text)

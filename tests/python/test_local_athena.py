@@ -76,7 +76,8 @@ class Client:
     def run(self, sql: str, **more) -> Outcome:
         execution = self.wait(self.start(sql, **more))
         if execution["Status"]["State"] != "SUCCEEDED":
-            return Outcome(execution, [])
+            # whoever expects rows sees why there are none
+            return Outcome(execution, [[execution["Status"].get("StateChangeReason")]])
         pages = self.athena.get_paginator("get_query_results").paginate(
             QueryExecutionId=execution["QueryExecutionId"]
         )
@@ -201,7 +202,7 @@ def test_backslashes_and_line_breaks_in_ddl(client: Client) -> None:
     assert [column["Comment"] for column in table["Columns"]] == ["\"s''t'r\" -- ; \\", "of two lines"]
     client.run(
         "create external table literals (id int) row format serde 'org.apache.hadoop.hive.serde2.avro.AvroSerDe'"
-        " with serdeproperties ('avro.schema.literal' = '{\n \"name\" : \"x\"\n}') stored as avro"
+        " with serdeproperties ('avro.schema.literal' = '{\n   \"name\" : \"x\"\n}') stored as avro"
         " location 's3://data/literals/'"
     )
     table = client.glue.get_table(DatabaseName=client.database, Name="literals")["Table"]

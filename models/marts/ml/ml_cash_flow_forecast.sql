@@ -318,17 +318,28 @@ compared as (
 
 ),
 
+-- by windows, since Trino works out what is joined to itself twice, and refuses more than 150 stages
+summed as (
+
+    select
+        *,
+        count(case when is_compared then 1 end) over (partition by currency) as months_compared,
+        sum(case when is_compared then abs(forecast_error) end) over (partition by currency) as absolute_errors,
+        sum(case when is_compared then abs(baseline_error) end) over (partition by currency)
+            as baseline_absolute_errors
+    from compared
+
+),
+
 scored as (
 
     select
-        currency,
-        count(*) as months_compared,
-        {{ money('round(cast(sum(abs(forecast_error)) as double) / count(*), 2)') }} as mean_absolute_error,
-        {{ money('round(cast(sum(abs(baseline_error)) as double) / count(*), 2)') }} as baseline_mean_absolute_error,
-        sum(abs(forecast_error)) < sum(abs(baseline_error)) as beats_baseline
-    from compared
-    where is_compared
-    group by 1
+        *,
+        {{ money('round(cast(absolute_errors as double) / nullif(months_compared, 0), 2)') }} as mean_absolute_error,
+        {{ money('round(cast(baseline_absolute_errors as double) / nullif(months_compared, 0), 2)') }}
+            as baseline_mean_absolute_error,
+        absolute_errors < baseline_absolute_errors as beats_baseline
+    from summed
 
 ),
 
@@ -336,47 +347,46 @@ final as (
 
     select
         ---------- ids
-        compared.month,
-        compared.currency,
+        month,
+        currency,
 
         ---------- what happened
-        {{ money('compared.received_amount') }} as received_amount,
-        {{ money('compared.disbursed_amount') }} as disbursed_amount,
-        {{ money('compared.net_cash_flow') }} as net_cash_flow,
+        {{ money('received_amount') }} as received_amount,
+        {{ money('disbursed_amount') }} as disbursed_amount,
+        {{ money('net_cash_flow') }} as net_cash_flow,
 
         ---------- the forecast
-        compared.made_on,
-        cast(compared.horizon_months as integer) as horizon_months,
-        {{ money('compared.scheduled_amount') }} as scheduled_amount,
-        compared.collection_rate,
-        compared.received_forecast,
-        compared.disbursed_forecast,
-        {{ money('compared.net_cash_flow_forecast') }} as net_cash_flow_forecast,
-        {{ money('compared.net_cash_flow_forecast - compared.margin') }} as net_cash_flow_low,
-        {{ money('compared.net_cash_flow_forecast + compared.margin') }} as net_cash_flow_high,
+        made_on,
+        cast(horizon_months as integer) as horizon_months,
+        {{ money('scheduled_amount') }} as scheduled_amount,
+        collection_rate,
+        received_forecast,
+        disbursed_forecast,
+        {{ money('net_cash_flow_forecast') }} as net_cash_flow_forecast,
+        {{ money('net_cash_flow_forecast - margin') }} as net_cash_flow_low,
+        {{ money('net_cash_flow_forecast + margin') }} as net_cash_flow_high,
 
         ---------- how good it is
-        {{ money('compared.forecast_error') }} as forecast_error,
-        abs(compared.forecast_error) <= compared.margin as is_within_interval,
-        {{ money('compared.net_cash_flow_baseline') }} as net_cash_flow_baseline,
-        {{ money('compared.baseline_error') }} as baseline_error,
-        cast(coalesce(scored.months_compared, 0) as integer) as months_compared,
-        scored.mean_absolute_error,
-        scored.baseline_mean_absolute_error,
-        scored.beats_baseline,
+        {{ money('forecast_error') }} as forecast_error,
+        abs(forecast_error) <= margin as is_within_interval,
+        {{ money('net_cash_flow_baseline') }} as net_cash_flow_baseline,
+        {{ money('baseline_error') }} as baseline_error,
+        cast(months_compared as integer) as months_compared,
+        mean_absolute_error,
+        baseline_mean_absolute_error,
+        beats_baseline,
 
         ---------- exchange
-        cast(compared.fx_rate_to_brl as decimal(18, 8)) as fx_rate_to_brl,
-        {{ money('cast(compared.net_cash_flow_forecast as decimal(38, 2)) * compared.fx_rate_to_brl') }}
+        cast(fx_rate_to_brl as decimal(18, 8)) as fx_rate_to_brl,
+        {{ money('cast(net_cash_flow_forecast as decimal(38, 2)) * fx_rate_to_brl') }}
             as net_cash_flow_forecast_brl,
         case
-            when compared.currency = 'BRL' and compared.net_cash_flow_forecast is not null then {{ money('0') }}
+            when currency = 'BRL' and net_cash_flow_forecast is not null then {{ money('0') }}
             else {{ share_of_money(
-                'cast(compared.net_cash_flow_forecast as decimal(38, 2)) * compared.fx_rate_to_brl', '0.1'
+                'cast(net_cash_flow_forecast as decimal(38, 2)) * fx_rate_to_brl', '0.1'
             ) }}
         end as fx_effect_10pct_brl
-    from compared
-    left join scored on compared.currency = scored.currency
+    from scored
 
 )
 

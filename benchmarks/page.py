@@ -42,11 +42,11 @@ def table(said: str, heads: list[str], records: str, rows: dict[tuple[str, ...],
     return lines
 
 
-def write(mark: str, lines: list[str]) -> None:
+def write(mark: str, lines: list[str], page: Path = PAGE) -> None:
     """Print some lines, and put them between the two marks of their name on the page."""
     text = "\n".join(lines)
     print(text)
-    page = PAGE.read_text(encoding="utf-8")
+    whole = page.read_text(encoding="utf-8")
     begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
-    page = page[: page.index(begin) + len(begin)] + f"\n{text}\n" + page[page.index(end) :]
-    PAGE.write_text(page, encoding="utf-8")
+    whole = whole[: whole.index(begin) + len(begin)] + f"\n{text}\n" + whole[whole.index(end) :]
+    page.write_text(whole, encoding="utf-8")

@@ -26,8 +26,7 @@
     {%- set until = as_of_day() -%}
     {%- set backfill = backfill_days() -%}
     {%- if execute and is_incremental() and built_relation -%}
-        {%- set query = 'select max(_extract_date), max(_batch_id) from ' ~ built_relation -%}
-        {%- set built, last_batch = run_query(query).rows[0] -%}
+        {%- set built, last_batch = last_built(built_relation) -%}
         {%- if built and built | string > until -%}
             {%- do exceptions.raise_compiler_error(
                 built_relation.identifier ~ ' already holds ' ~ built ~ ', which is after as_of_date ' ~ until
@@ -51,6 +50,27 @@
         {%- endif -%}
         {%- endif -%}
     {%- endif -%}
+{%- endmacro %}
+
+
+{#
+    The last day and the last batch that a relation holds; none where it holds nothing. Asked once an invocation. What
+    came yesterday and today is in few files; older ones are only read where nothing came for days, twice as many each
+    time.
+#}
+{% macro last_built(relation) -%}
+    {%- set known = graph.setdefault('last_built', {}) -%}
+    {%- set name = relation.render() -%}
+    {%- set query = 'select max(_extract_date), max(_batch_id) from ' ~ name -%}
+    {%- set today = modules.datetime.date.fromisoformat(as_of_day()) -%}
+    {%- for days in (1, 2, 4, 8, 16, 32, 64) if not known.get(name, [none])[0] -%}
+        {%- set since = " where _extract_date >= cast('%s' as date)" % (today - modules.datetime.timedelta(days=days)) -%}
+        {%- do known.update({name: run_query(query ~ since).rows[0]}) -%}
+    {%- endfor -%}
+    {%- if not known[name][0] -%}
+        {%- do known.update({name: run_query(query).rows[0]}) -%}
+    {%- endif -%}
+    {{ return(known[name]) }}
 {%- endmacro %}
 
 
@@ -133,16 +153,27 @@
     backfill, whose batches may have lower numbers; all in a full build.
 #}
 {% macro changed_since_last_build() -%}
-    {%- if is_incremental() -%}
+    {%- set last_batch = last_built(this)[1] if execute and is_incremental() -%}
+    {%- if last_batch -%}
     {%- set backfill = backfill_days() -%}
     (
-            _batch_id > (select coalesce(max(built._batch_id), '') from {{ this }} as built)
+            _batch_id > '{{ last_batch }}'
             {%- if backfill %}
             or _extract_date between cast('{{ backfill[0] }}' as date) and cast('{{ backfill[1] }}' as date)
             {%- endif %}
         )
     {%- else -%} true
     {%- endif -%}
+{%- endmacro %}
+
+
+{#
+    Condition on rows of staging that changed_since_last_build, and that know the first batch of their record: had the
+    model's own table another version of it?
+#}
+{% macro is_correction() -%}
+    {%- set last_batch = last_built(this)[1] if execute and is_incremental() -%}
+    {%- if last_batch -%} _first_batch_id <= '{{ last_batch }}' {%- else -%} false {%- endif -%}
 {%- endmacro %}
 
 
@@ -167,6 +198,7 @@
 {% macro ahead_of_built(ahead_by) -%}
     {%- set key = unique_key_columns() -%}
     {%- set flag = 'has_quarantined_version' -%}
+    {%- set built_rows = built_rows() if is_incremental() -%}
     {#- a linter has to see names -#}
     {%- set columns = ['*'] if execute else key -%}
     {%- if execute and is_incremental() -%}
@@ -174,13 +206,17 @@
     {%- endif -%}
     select
         {%- for column in columns %}
+        {%- if column == '_first_batch_id' %}
+        least(renamed.{{ column }}, coalesce(built.{{ column }}, renamed.{{ column }})) as {{ column }},
+        {%- else %}
         renamed.{{ column }},
+        {%- endif %}
         {%- endfor %}
         coalesce(newest_quarantined.last_batch_id > renamed._batch_id, false) as {{ flag }}
     from renamed
     left join newest_quarantined on {{ same_key('renamed', 'newest_quarantined', key) }}
     {%- if is_incremental() %}
-    left join {{ this }} as built on {{ same_key('renamed', 'built', key) }}
+    left join {{ built_rows }} as built on {{ same_key('renamed', 'built', key) }}
     where
         built.{{ key[0] }} is null
         or {{ is_ahead(ahead_by) }}
@@ -190,7 +226,7 @@
         built.{{ column }},
         {%- endfor %}
         true as {{ flag }}
-    from {{ this }} as built
+    from {{ built_rows }} as built
     inner join newest_quarantined on {{ same_key('built', 'newest_quarantined', key) }}
     left join renamed
         on
@@ -210,7 +246,7 @@
     select renamed.*
     from renamed
     {%- if is_incremental() %}
-    left join {{ this }} as built on {{ same_key('renamed', 'built', key) }}
+    left join {{ built_rows() }} as built on {{ same_key('renamed', 'built', key) }}
     where built.{{ key[0] }} is null
     {%- endif -%}
 {%- endmacro %}

@@ -598,7 +598,7 @@ def test_a_backfill_reads_its_days_and_no_other(staging: Project, tmp_path: Path
     tables = "app__customers app__bank_accounts app__bank_transactions".split()
     select = (
         *("--select", *(f"{layer}_{table}" for layer in ("quarantine", "stg") for table in tables)),
-        *("stg_app__customer_versions", "int_bank_transactions__daily"),
+        *("stg_app__customer_versions", "int_bank_transactions__by_day", "int_bank_transactions__daily"),
     )
     account = {
         "account_id": 1,

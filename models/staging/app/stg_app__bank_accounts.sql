@@ -1,4 +1,4 @@
-{{ config(unique_key = 'account_id') }}
+{{ config(unique_key = 'account_id', partitioned_by = ['year(opened_at)']) }}
 
 with
 

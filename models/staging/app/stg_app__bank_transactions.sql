@@ -1,4 +1,4 @@
-{{ config(unique_key = 'transaction_id') }}
+{{ config(unique_key = 'transaction_id', partitioned_by = ['year(created_at)']) }}
 
 with
 
@@ -15,7 +15,8 @@ landed as (
         {{ version_rank(
             key = ['transaction_id'],
             order_by = ['_batch_id desc']
-        ) }} as version_rank
+        ) }} as version_rank,
+        min(_batch_id) over (partition by transaction_id) as _first_batch_id
     from {{ source('app', 'bank_transactions') }} as raw_rows
     where
         {{ landed_since_last_build() }}
@@ -52,6 +53,7 @@ renamed as (
         {{ ts('landed.created_at') }} as created_at,
 
         ---------- landing
+        landed._first_batch_id,
         {{ landing_columns() }}
     from landed
     left join transaction_kind_mapping on landed.kind = transaction_kind_mapping.source_value

@@ -1,4 +1,4 @@
-{{ config(unique_key = ['consent_id', '_batch_id']) }}
+{{ config(unique_key = ['consent_id', '_batch_id'], partitioned_by = ['year(version_at)']) }}
 
 with
 

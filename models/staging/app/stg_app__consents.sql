@@ -1,4 +1,4 @@
-{{ config(unique_key = 'consent_id') }}
+{{ config(unique_key = 'consent_id', partitioned_by = ['year(granted_at)']) }}
 
 with
 

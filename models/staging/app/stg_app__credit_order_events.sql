@@ -1,4 +1,4 @@
-{{ config(unique_key = ['order_id', 'seq']) }}
+{{ config(unique_key = ['order_id', 'seq'], partitioned_by = ['year(occurred_at)']) }}
 
 with
 

@@ -1,4 +1,4 @@
-{{ config(unique_key = 'order_id') }}
+{{ config(unique_key = 'order_id', partitioned_by = ['year(created_at)']) }}
 
 with
 

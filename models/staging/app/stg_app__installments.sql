@@ -1,4 +1,4 @@
-{{ config(unique_key = ['order_id', 'schedule_version', 'installment_no']) }}
+{{ config(unique_key = ['order_id', 'schedule_version', 'installment_no'], partitioned_by = ['year(due_date)']) }}
 
 with
 

@@ -1,4 +1,4 @@
-{{ config(unique_key = 'event_id') }}
+{{ config(unique_key = 'event_id', partitioned_by = ['year(created_at)']) }}
 
 with
 

@@ -1,4 +1,4 @@
-{{ config(unique_key = ['cpf', 'queried_at']) }}
+{{ config(unique_key = ['cpf', 'queried_at'], partitioned_by = ['year(queried_at)']) }}
 
 with
 

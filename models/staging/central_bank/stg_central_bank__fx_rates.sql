@@ -1,4 +1,4 @@
-{{ config(unique_key = ['currency', 'quoted_at', 'bulletin']) }}
+{{ config(unique_key = ['currency', 'quoted_at', 'bulletin'], partitioned_by = ['year(quoted_at)']) }}
 
 with
 

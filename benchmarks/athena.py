@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks import page
 from benchmarks.queries import QUERIES
 from benchmarks.warehouse import ROOT
-from sandbox.athena import WORKGROUP
+from sandbox.athena import HEAP, WORKGROUP
 from sandbox.aws import local_aws
 
 ANALYSTS = ROOT / "docs" / "athena.md"
@@ -51,7 +51,7 @@ def main() -> int:
         command(world, "sandbox", "up", "--seed", "42", "--scale", str(given.scale))
         try:
             began = time.monotonic()
-            with local_aws(folder=folder / "aws") as aws:
+            with local_aws(folder=folder / "aws", heap=HEAP) as aws:
                 started = time.monotonic() - began
                 days = [command(env, "sandbox.athena") for _ in range(2)]
                 answers = [ask(aws, question, sql, given.rounds) for question, sql in questions()]

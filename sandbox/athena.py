@@ -19,6 +19,8 @@ from sandbox.engines import Athena
 LAKE = "s3://importau-lakehouse-local"
 WORKGROUP = "lakehouse"
 """With a limit of what one query may scan, as `python -m sandbox.preflight` asks of a real account's."""
+HEAP = "2g"
+"""Of Trino, unless LOCAL_AWS_HEAP is set: with less, a build of scale 1 clears memory most of the time."""
 LEAST_BYTES = 10 * 10**6
 USD_PER_TERABYTE = 5
 """In us-east-1; other regions differ: https://aws.amazon.com/athena/pricing/."""
@@ -29,7 +31,7 @@ def main() -> int:
     load_dotenv(".env")
     try:
         with demo.step("local AWS") as said:
-            aws, started = control.up(control.settings(), said)
+            aws, started = control.up(control.settings(heap=os.environ.get("LOCAL_AWS_HEAP") or HEAP), said)
     except LocalAwsError as error:
         return demo.fail(str(error))
     except KeyboardInterrupt:

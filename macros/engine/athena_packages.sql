@@ -33,3 +33,62 @@
     )
     where _place = 1
 {%- endmacro %}
+
+
+{# The value that a share of the values is below, between two of them in proportion, as percentile_cont says it. #}
+{% macro athena__quantile(field, quantile, partition=none) -%}
+    {%- if partition -%}
+        {%- do exceptions.raise_compiler_error('on Athena, percentile_cont() is an aggregate only: group by ' ~ partition) -%}
+    {%- endif -%}
+    {%- set values = 'array_agg(cast(' ~ field ~ ' as double) order by ' ~ field ~ ') filter (where ' ~ field ~ ' is not null)' -%}
+    {%- set place = "cast('" ~ quantile ~ "' as double) * (count(" ~ field ~ ') - 1)' -%}
+    {%- set below = 'element_at(' ~ values ~ ', cast(floor(' ~ place ~ ') as integer) + 1)' -%}
+    {%- set above = 'element_at(' ~ values ~ ', cast(ceiling(' ~ place ~ ') as integer) + 1)' -%}
+    case
+        when count({{ field }}) > 0 then {{ below }} + ({{ above }} - {{ below }}) * ({{ place }} - floor({{ place }}))
+    end
+{%- endmacro %}
+
+
+{# Are there as many rows, in each group? The package's own groups by an alias, which Athena does not know. #}
+{% macro athena__test_equal_rowcount(model, compare_model, group_by_columns=[]) -%}
+    {{ config(fail_calc = 'sum(coalesce(diff_count, 0))') }}
+    {%- set groups = ['1'] + group_by_columns -%}
+    with
+
+    {%- for side, relation in (('a', model), ('b', compare_model)) %}
+
+    {{ side }} as (
+
+        select
+            {%- for column in groups %}
+            {{ column }} as group_{{ loop.index }},
+            {%- endfor %}
+            count(*) as count_{{ side }}
+        from {{ relation }}
+        group by {% for column in groups %}{{ loop.index }}{{ ', ' if not loop.last }}{% endfor %}
+
+    ),
+    {%- endfor %}
+
+    final as (
+
+        select
+            {%- for column in groups %}
+            coalesce(a.group_{{ loop.index }}, b.group_{{ loop.index }}) as group_{{ loop.index }},
+            {%- endfor %}
+            a.count_a,
+            b.count_b,
+            abs(coalesce(a.count_a, 0) - coalesce(b.count_b, 0)) as diff_count
+        from a
+        full join b
+            on
+                {% for column in groups -%}
+                a.group_{{ loop.index }} = b.group_{{ loop.index }}
+                {{- '\n                and ' if not loop.last }}
+                {%- endfor %}
+
+    )
+
+    select * from final
+{%- endmacro %}

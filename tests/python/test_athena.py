@@ -235,6 +235,11 @@ def test_words_of_packages_that_athena_lacks_have_a_version_for_it(both: BothEng
             count(*) as products,
             {{ athena__regexp_instr("'ana@mail.example'", '@[a-z]') }} as found_at,
             {{ athena__regexp_instr("'ana'", '@') }} as nowhere,
+            {{ athena__quantile('length(source_value)', 0.3) }} as quantile,
+            (
+                select sum(diff_count)
+                from ({{ athena__test_equal_rowcount(ref('product_mapping'), ref('product_terms'), ['product']) }})
+            ) as apart,
             cast({{ athena__convert_timezone("timestamp '2025-12-31 12:00:00'", 'America/Sao_Paulo', 'UTC') }} as varchar)
                 as there
         from ({{ athena__deduplicate(ref('product_mapping'), 'product', 'source_value') }})
@@ -242,9 +247,30 @@ def test_words_of_packages_that_athena_lacks_have_a_version_for_it(both: BothEng
     said = both.athena("--quiet", "show", "--inline", query, "--output", "json")
     shown = json.loads(said[said.index("{") :])["show"]
     with duckdb.connect(str(both.pipeline.warehouse), read_only=True) as connection:
-        products = connection.execute(
-            "select count(distinct product) from reference.product_mapping"
+        products, quantile, apart = connection.execute(
+            """
+            select
+                (select count(distinct product) from reference.product_mapping),
+                (select quantile_cont(length(source_value), 0.3) from reference.product_mapping),
+                (
+                    select sum(abs(coalesce(m.n, 0) - coalesce(t.n, 0)))
+                    from (select product, count(*) as n from reference.product_mapping group by 1) as m
+                    full join (select product, count(*) as n from reference.product_terms group by 1) as t
+                        using (product)
+                )
+            """
         ).fetchone()
+    assert apart > 0
     assert shown == [
-        {"products": products[0], "found_at": 4, "nowhere": 0, "there": "2025-12-31 09:00:00.000"}
+        {"products": products, "found_at": 4, "nowhere": 0, "quantile": pytest.approx(quantile), "apart": apart,
+         "there": "2025-12-31 09:00:00.000"}
     ]  # fmt: skip
+
+
+@one_world
+def test_no_test_is_used_that_athena_has_no_words_for(both: BothEngines) -> None:
+    """It cannot be replaced, and groups by an alias: docs/athena.md says what to use instead."""
+    manifest = json.loads((both.pipeline.folder / "target-athena" / "manifest.json").read_text())
+    used = {node["test_metadata"]["name"] for node in manifest["nodes"].values() if node.get("test_metadata")}
+    assert used
+    assert "expect_row_values_to_have_data_for_every_n_datepart" not in used

@@ -35,8 +35,6 @@ class BothEngines:
     bucket: str
     queries: list[str] = field(default_factory=list)
     """Ids of the queries that `query` ran on Athena."""
-    build_seconds: float = 0
-    """What the last build on Athena took."""
 
     def __post_init__(self) -> None:
         self.aws.client("s3").create_bucket(Bucket=self.bucket)
@@ -87,8 +85,7 @@ class BothEngines:
         for settings in ({}, self.on_athena):
             began = time.monotonic()
             self.pipeline.run(str(DBT), "build", *arguments, **settings)
-            self.build_seconds = time.monotonic() - began
-            print(f"dbt build on {settings.get('DBT_TARGET', 'duckdb')}: {self.build_seconds:.0f} s")
+            print(f"dbt build on {settings.get('DBT_TARGET', 'duckdb')}: {time.monotonic() - began:.0f} s")
 
     def relations(self, *kinds: str) -> list[str]:
         """`schema.table` of every model, snapshot and seed, from dbt's manifest."""
@@ -190,15 +187,10 @@ def _connected(warehouse: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-def begin(
-    new_pipeline: Callable[..., Pipeline],
-    aws: LocalAws,
-    world: str,
-    scale: str,
-    *arguments: str,
-    **settings: str,
+def landed(
+    new_pipeline: Callable[..., Pipeline], aws: LocalAws, world: str, scale: str, **settings: str
 ) -> BothEngines:
-    """A world, `berka` or `synthetic-<seed>`, after its first day, built on both engines."""
+    """A world, `berka` or `synthetic-<seed>`, after its first day, that no engine has built yet."""
     world, _, seed = world.partition("-")
     glue = aws.client("glue")
     for database in glue.get_databases()["DatabaseList"]:
@@ -210,7 +202,6 @@ def begin(
     dirty = f"--seed {seed} --scale {scale} --dirt 0.05 --deletes".split() if seed else []
     both.pipeline.sandbox("up", *dirty)
     both.land()
-    both.build(*arguments)
     return both
 
 
@@ -221,6 +212,7 @@ def both(
     """The world that the test's parameter names, after its first day on both engines."""
     world, scale, *arguments = request.param
     files = {"BERKA_DIR": str(request.getfixturevalue("berka_files"))} if world == "berka" else {}
-    both = begin(new_pipeline, local_aws, world, scale, *arguments, **files)
+    both = landed(new_pipeline, local_aws, world, scale, **files)
+    both.build(*arguments)
     yield both
     both.pipeline.down()

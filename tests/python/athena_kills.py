@@ -54,16 +54,17 @@ def next_day(both: BothEngines) -> None:
     both.land("--reconcile")
 
 
-def build_killed(both: BothEngines, victim: str, chance: random.Random) -> tuple[str, float]:
+def build_killed(both: BothEngines, victim: str, chance: random.Random, *selection: str) -> tuple[str, float]:
     """Begin a build on Athena, and kill the victim up to a second after any of its nodes has begun.
 
     Returns what had happened by then, and the moment of the monotonic clock. AssertionError: the build had ended before.
     """
     log = both.pipeline.folder / "killed.log"
     share, later = 0.9 * chance.random(), chance.random()
+    at_failure = chance.choice(((), ("--fail-fast",)))
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [str(DBT), "--no-use-colors", "build", *WITHOUT_TESTS, *chance.choice(((), ("--fail-fast",)))],
+            [str(DBT), "--no-use-colors", "build", *WITHOUT_TESTS, *selection, *at_failure],
             cwd=ROOT,
             env=both.pipeline.env | both.on_athena,
             stdout=out,
@@ -107,12 +108,23 @@ def wait_for_lease(killed: float) -> None:
     time.sleep(max(0.0, killed + LEASE_SECONDS + 1 - time.monotonic()))
 
 
-def build_again(both: BothEngines, killed: float) -> dict[str, int]:
-    """Build on both engines after a build was killed at this moment; rows of each table, that are the same."""
-    both.pipeline.dbt("build", *WITHOUT_TESTS)
+def build_again(both: BothEngines, killed: float, *selection: str) -> dict[str, int]:
+    """Build on both engines after a build was killed at this moment; rows of what was built, that are the same."""
+    both.pipeline.dbt("build", *WITHOUT_TESTS, *selection)
     wait_for_lease(killed)
-    both.athena("build", *WITHOUT_TESTS)
-    return both.compare()
+    both.athena("build", *WITHOUT_TESTS, *selection)
+    return both.compare(built(both))
+
+
+def built(both: BothEngines) -> list[str]:
+    """Names of what the last build on Athena has built."""
+    target = both.pipeline.folder / "target-athena"
+    nodes = json.loads((target / "manifest.json").read_text())["nodes"]
+    results = json.loads((target / "run_results.json").read_text())["results"]
+    found = [nodes[name] for each in results if (name := each["unique_id"]) in nodes]
+    return sorted(
+        f"{node['schema']}.{node['alias']}" for node in found if node["resource_type"] != "operation"
+    )
 
 
 def maintain(both: BothEngines) -> None:
@@ -186,6 +198,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20, help="moments at which something is killed")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31), help="of world and moments")
     parser.add_argument("--scale", default="0.02")
+    parser.add_argument("--select", nargs="+", default=[], help="only these models, in dbt's words (all)")
     options = parser.parse_args()
     print(f"seed {options.seed}, {options.kills} kills", flush=True)
     chance = random.Random(options.seed)
@@ -196,6 +209,7 @@ def main() -> int:
         pipeline = Pipeline("synthetic", folder)
         stack.callback(pipeline.down)
         both = landed(lambda world: pipeline, aws, f"synthetic-{options.seed % 1000}", options.scale)
+        selection = ("--select", *options.select) if options.select else ()
         left = kill = 0
         for day in count(1):
             # The first day's builds are the first of all.
@@ -212,7 +226,7 @@ def main() -> int:
                 kill += 1
                 wait_for_lease(killed)
                 began = time.monotonic()
-                said, killed = build_killed(both, victim, chance)
+                said, killed = build_killed(both, victim, chance, *selection)
                 if victim == AWS_KILLED:
                     both = anew(both, stack.enter_context(local_aws()))
                 print(
@@ -220,7 +234,7 @@ def main() -> int:
                     flush=True,
                 )
             began = time.monotonic()
-            rows = build_again(both, killed)
+            rows = build_again(both, killed, *selection)
             print(
                 f"day {day}: the next build: {sum(rows.values())} rows of {len(rows)} tables, the same as undisturbed"
                 f" ({time.monotonic() - began:.0f} s)",
@@ -229,7 +243,7 @@ def main() -> int:
             if kill == options.kills:
                 break
         left += tidied(both)
-        rows = both.compare()
+        rows = both.compare(rows)
         print(f"then {sum(rows.values())} rows of {len(rows)} tables, the same", flush=True)
     return int(left > 0)
 

@@ -1,8 +1,8 @@
 """The whole project on Athena (the local one: a real Trino) and on DuckDB: the same rows, value by value.
 
 `make test-athena` runs this: it is not part of `make test`. With ATHENA_EQUALITY=full the worlds are larger, all
-tests of dbt run in each build. ATHENA_MARTS is for `python -m tests.guards`: a world with only these marts and what
-they need, for tests that need no more.
+tests of dbt run in each build. ATHENA_MODELS is for `python -m tests.guards`: a world with only these tables and what
+they need, in place of the marts, for tests that need no more.
 """
 
 import json
@@ -27,10 +27,12 @@ pytestmark = pytest.mark.athena
 
 FULL = os.environ.get("ATHENA_EQUALITY") == "full"
 SCALE = "0.1" if FULL else "0.02"
-MARTS = os.environ.get("ATHENA_MARTS", "marts").split()
-A_FEW = (*WITHOUT_TESTS, "--select", *(f"+{mart}" for mart in MARTS)) if MARTS != ["marts"] else ()
+A_FEW = os.environ.get("ATHENA_MODELS", "").split()
+MARTS = A_FEW or ["marts"]
+A_MART = A_FEW[0] if A_FEW else "approval_funnel"
+WITH_PARENTS = [f"+{model}" for model in MARTS]
 # The first world is built with all tests of dbt, unit tests too.
-FIRST = ("synthetic-7", SCALE, *A_FEW)
+FIRST = ("synthetic-7", SCALE, *((*WITHOUT_TESTS, "--select", *WITH_PARENTS) if A_FEW else ()))
 WORLDS = [
     FIRST,
     ("synthetic-8", SCALE, *(() if FULL else WITHOUT_TESTS)),
@@ -85,8 +87,7 @@ def test_tables_are_where_the_layout_says(both: BothEngines) -> None:
 @one_world
 def test_a_reader_never_finds_a_mart_missing_or_half_made(both: BothEngines) -> None:
     """Four clients ask every mart again and again while it is rebuilt five times: each answer is the one before."""
-    built = [f"marts.{mart}" for mart in MARTS] if A_FEW else both.relations("model")
-    marts = [name for name in built if name.startswith("marts.")]
+    marts = [name for name in both.relations("model") if set(name.split(".")) & set(MARTS)]
     asked = {mart: f"select count(*), {checksum(both, mart)} from {mart}" for mart in marts}
     before = {mart: both.rows(sql) for mart, sql in asked.items()}
     places = [tables_behind(both, mart) for mart in marts]
@@ -153,11 +154,11 @@ def test_of_builds_that_begin_at_once_one_goes_on_and_the_others_are_refused(bot
     # That one is as good as killed: it never says again that it is there, nor that it has ended.
     held = both.rows("select build from tables.build_lease")
     assert len(held) == 1
-    run = both.pipeline.try_run(str(DBT), "run", "--select", "engagement_monthly", **for_long)
+    run = both.pipeline.try_run(str(DBT), "run", "--select", A_MART, **for_long)
     assert run.returncode != 0
     assert f"dbt invocation {held[0].strip(chr(34))}" in run.stdout
     both.statement("update tables.build_lease set heard_of = heard_of - interval '2000' second")
-    both.pipeline.run(str(DBT), "run", "--select", "engagement_monthly", **for_long)
+    both.pipeline.run(str(DBT), "run", "--select", A_MART, **for_long)
     assert both.rows("select build from tables.build_lease") == ['""']
 
 
@@ -167,7 +168,7 @@ def test_a_build_that_was_taken_for_dead_ends(both: BothEngines) -> None:
     with ThreadPoolExecutor(1) as threads:
         building = threads.submit(
             lambda: both.pipeline.try_run(
-                *(str(DBT), "run", "--threads", "1", "--select", *(f"+{mart}" for mart in MARTS)),
+                *(str(DBT), "run", "--threads", "1", "--select", *WITH_PARENTS),
                 **both.on_athena | {"BUILD_LEASE_SECONDS": "2"},
             )
         )
@@ -186,26 +187,24 @@ def test_a_build_that_was_taken_for_dead_ends(both: BothEngines) -> None:
 @one_world
 def test_nothing_is_deleted_outside_of_a_folder_that_dbt_made(both: BothEngines) -> None:
     """dbt-labs/dbt-athena#776: a table whose location is the whole lake, and a bucket that was lost."""
+    both.athena("run", "--select", A_MART)  # so that there are two tables
     glue = both.aws.client("glue")
-    taken = [
-        t
-        for t in glue.get_tables(DatabaseName="tables")["TableList"]
-        if "__engagement_monthly__" in t["Name"]
-    ]
+    taken = [t for t in glue.get_tables(DatabaseName="tables")["TableList"] if f"__{A_MART}__" in t["Name"]]
+    assert len(taken) == 2
     before = both.keys()
     for location in (f"{both.lake}/curated/", both.lake, f"s3://{both.bucket}"):
         for table in taken:
             wrong = {k: table[k] for k in ("Name", "TableType", "Parameters", "StorageDescriptor")}
             wrong["StorageDescriptor"] = wrong["StorageDescriptor"] | {"Location": location}
             glue.update_table(DatabaseName="tables", TableInput=wrong)
-        run = both.pipeline.try_run(str(DBT), "run", "--select", "engagement_monthly", **both.on_athena)
+        run = both.pipeline.try_run(str(DBT), "run", "--select", A_MART, **both.on_athena)
         assert run.returncode != 0
         assert "it is not dropped" in run.stdout
         assert set(before) <= set(both.keys())
     for table in taken:
         whole = {k: table[k] for k in ("Name", "TableType", "Parameters", "StorageDescriptor")}
         glue.update_table(DatabaseName="tables", TableInput=whole)
-    both.athena("run", "--select", "engagement_monthly")
+    both.athena("run", "--select", A_MART)
 
 
 @one_world

@@ -59,7 +59,7 @@ test: setup-dev lint ## Lint, then the whole test suite
 	@$(BIN)/python -m pytest --numprocesses 3
 
 .PHONY: test-athena
-test-athena: setup-dev ## The project on Athena: both worlds row by row as on DuckDB, readers, builds at once
+test-athena: setup-dev ## The project on Athena: both worlds row by row as on DuckDB, readers, builds at once and killed
 	@$(BIN)/python -m pytest -m athena tests/python
 
 .PHONY: bench

@@ -57,7 +57,7 @@ def next_day(both: BothEngines) -> None:
 def build_killed(both: BothEngines, victim: str, chance: random.Random, *selection: str) -> tuple[str, float]:
     """Begin a build on Athena, and kill the victim up to a second after any of its nodes has begun.
 
-    Returns what had happened by then, and the moment of the monotonic clock. AssertionError: the build had ended before.
+    Returns what had happened by then, and when dbt ended, by the monotonic clock. AssertionError: the build had ended before.
     """
     log = both.pipeline.folder / "killed.log"
     share, later = 0.9 * chance.random(), chance.random()
@@ -78,7 +78,6 @@ def build_killed(both: BothEngines, victim: str, chance: random.Random, *selecti
                 begun = _BEGUN.findall(log.read_text())
             time.sleep(later)
             assert process.poll() is None, f"it ended before it was killed: {log.read_text()}"
-            killed = time.monotonic()
             if victim == TRINO_KILLED:
                 _kill_trino(both.aws)  # dbt goes on, or ends by itself
                 process.wait(PATIENCE * 3)
@@ -88,6 +87,7 @@ def build_killed(both: BothEngines, victim: str, chance: random.Random, *selecti
         finally:
             process.kill()
             process.wait()
+            killed = time.monotonic()
     ends = log.read_text().count("[ERROR")
     failed = f", {ends} nodes failed, exit code {process.returncode}" if victim == TRINO_KILLED else ""
     return f"{later:.1f} s after node {len(begun)} of {begun[0]} had begun{failed}", killed
@@ -104,12 +104,12 @@ def _kill_trino(aws: LocalAws) -> None:
 
 
 def wait_for_lease(killed: float) -> None:
-    """Wait until a build that was killed at this moment keeps no other one out."""
+    """Wait until a build that was killed at this moment keeps no other one out, if it does."""
     time.sleep(max(0.0, killed + LEASE_SECONDS + 1 - time.monotonic()))
 
 
 def build_again(both: BothEngines, killed: float, *selection: str) -> dict[str, int]:
-    """Build on both engines after a build was killed at this moment; rows of what was built, that are the same."""
+    """Build on both engines after one that ended at this moment; rows of what was built, that are the same."""
     both.pipeline.dbt("build", *WITHOUT_TESTS, *selection)
     wait_for_lease(killed)
     both.athena("build", *WITHOUT_TESTS, *selection)

@@ -273,17 +273,21 @@ def test_words_of_packages_that_athena_lacks_have_a_version_for_it(both: BothEng
 
 @one_world
 def test_maintenance_and_clean_up_leave_no_object_that_no_table_refers_to(both: BothEngines) -> None:
-    """With what is left by a merge, a change of the lease and a first build that Athena did not live to commit."""
+    """With what is left by a merge, a change of the lease and a table that Athena did not live to commit."""
     glue, s3 = both.aws.client("glue"), both.aws.client("s3")
-    left = []
-    for database, name in (("staging", "stg_app__credit_orders"), ("tables", "build_lease")):
-        table = glue.get_table(DatabaseName=database, Name=name)["Table"]["StorageDescriptor"]["Location"]
-        left += [f"{table}/data/{uuid.uuid4()}.parquet", f"{table}/metadata/{uuid.uuid4()}-m0.avro"]
-    left += [
-        f"{both.lake}/{part}/tables/{name}/{uuid.uuid4()}/data/{uuid.uuid4()}.parquet"
-        for part, name in (("processed", "intermediate__any__a"), ("curated", "marts__any__b"))
+
+    def folder(database: str, table: str) -> str:
+        location = glue.get_table(DatabaseName=database, Name=table)["Table"]["StorageDescriptor"]["Location"]
+        return location.removeprefix(f"s3://{both.bucket}/").rstrip("/")
+
+    (mart,) = (name for name in both.relations("model") if name.endswith(f".{A_MART}"))
+    merged, lease = folder("staging", "stg_app__credit_orders"), folder("tables", "build_lease")
+    lost = f"{folder('tables', mart.replace('.', '__') + '__a').rpartition('/')[0]}/{uuid.uuid4()}"
+    left = [
+        f"{place}/{each}"
+        for place in (merged, lease, lost)
+        for each in (f"data/{uuid.uuid4()}.parquet", f"metadata/{uuid.uuid4()}-m0.avro")
     ]
-    left = sorted(each.removeprefix(f"s3://{both.bucket}/") for each in left)
     for key in left:
         s3.put_object(Bucket=both.bucket, Key=key, Body=b"half of a file")
     asked = f"select count(*), {checksum(both, 'staging.stg_app__credit_orders')} from staging.stg_app__credit_orders"

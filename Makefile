@@ -59,7 +59,7 @@ test: setup-dev lint ## Lint, then the whole test suite
 	@$(BIN)/python -m pytest --numprocesses 3
 
 .PHONY: test-athena
-test-athena: setup-dev ## The project on Athena: both worlds row by row as on DuckDB, readers, builds at once
+test-athena: setup-dev ## The project on Athena: both worlds row by row as on DuckDB, readers, builds at once and killed
 	@$(BIN)/python -m pytest -m athena tests/python
 
 .PHONY: bench
@@ -146,8 +146,12 @@ guards: setup-dev ## Take each guard out of a copy and see its test fail (GUARDS
 	@$(BIN)/python -m tests.guards $(GUARDS)
 
 .PHONY: soak-warehouse-athena
-soak-warehouse-athena: setup-dev ## test-athena at length: larger worlds, all tests of dbt in each build, five rebuilds
+soak-warehouse-athena: setup-dev ## test-athena at length: larger worlds, all tests of dbt in each build
 	@ATHENA_EQUALITY=full $(BIN)/python -m pytest -s -m athena tests/python
+
+.PHONY: soak-athena-kills
+soak-athena-kills: setup-dev ## 20 builds on Athena killed: dbt, Trino or AWS; the next ones compared (SOAK="--kills 5")
+	@$(BIN)/python tests/python/athena_kills.py $(SOAK)
 
 .PHONY: soak-athena
 soak-athena: setup-dev ## The local Athena: times, memory, 1,000 queries, 500 concurrent commits (SOAK="--commits 80")

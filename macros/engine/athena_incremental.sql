@@ -4,7 +4,6 @@
     and nothing where there is nothing to merge.
 #}
 {% materialization incremental, adapter='athena' -%}
-    {%- do go_on_building() -%}
     {%- set target_relation = this.incorporate(type='table') -%}
     {%- set existing = adapter.get_relation(this.database, this.schema, this.identifier) -%}
     {{ run_hooks(pre_hooks) }}

@@ -41,7 +41,10 @@
 {%- endmacro %}
 
 
-{# Called where a model begins: renews the lease when half of it is over, and ends a build that has lost it. #}
+{#
+    dbt_project.yml: before each model, snapshot and seed. Renews the lease when half of it is over, and ends a build
+    that has lost it: nothing of it begins any more, for the other build may be writing the same tables.
+#}
 {% macro go_on_building() -%}
     {%- do adapter.dispatch('go_on_building')() -%}
 {%- endmacro %}
@@ -50,10 +53,12 @@
 
 {% macro athena__go_on_building() -%}
     {%- set now = modules.datetime.datetime.now() -%}
-    {%- if execute and 'lease_renewed' in graph
-        and (now - graph['lease_renewed']).total_seconds() > lease_seconds() / 2 -%}
-        {%- do graph.update({'lease_renewed': now}) -%}
-        {%- if not change_lease(invocation_id, "build = '" ~ invocation_id ~ "'") -%}
+    {%- if execute and 'lease_renewed' in graph -%}
+        {%- if not graph.get('lease_lost') and (now - graph['lease_renewed']).total_seconds() > lease_seconds() / 2 -%}
+            {%- do graph.update({'lease_renewed': now}) -%}
+            {%- do graph.update({'lease_lost': not change_lease(invocation_id, "build = '" ~ invocation_id ~ "'")}) -%}
+        {%- endif -%}
+        {%- if graph.get('lease_lost') -%}
             {%- do exceptions.raise_compiler_error(
                 'another build has taken over, for nothing was heard of this one for ' ~ lease_seconds()
                 ~ ' s (BUILD_LEASE_SECONDS): this one ends'

@@ -25,7 +25,6 @@
     two tables, between which there is none.
 #}
 {% materialization table, adapter='athena' -%}
-    {%- do go_on_building() -%}
     {%- set view = this.incorporate(type='view') -%}
     {%- set existing = adapter.get_relation(this.database, this.schema, this.identifier) -%}
     {%- set built = free_slot(this, existing) -%}

@@ -22,7 +22,6 @@
     backfill are read again as well: for batches landed late under a day already built.
 #}
 {% macro landed_since_last_build(built_relation=this, whole_day=false) -%}
-    {%- do go_on_building() -%}
     {%- set until = as_of_day() -%}
     {%- set backfill = backfill_days() -%}
     {%- if execute and is_incremental() and built_relation -%}

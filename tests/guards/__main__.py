@@ -9,7 +9,7 @@ import sys
 import tempfile
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -24,7 +24,8 @@ class Guard:
     """One edit that takes a guard away, and the tests that must fail then.
 
     `remove` is a text that stands once in `file`, `instead` what takes its place; `test` is what pytest is
-    given (a file, perhaps with `::name`), and `match` an expression for its `-k`.
+    given (a file, perhaps with `::name`), `match` an expression for its `-k`, and `settings` go into its
+    environment.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Guard:
     test: str
     instead: str = ""
     match: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
 
 
 def main() -> int:
@@ -120,7 +122,7 @@ def _is_noticed(guard: Guard, copy: Path, minutes: float) -> tuple[bool, str]:
             command + (["-k", guard.match] if guard.match else []),
             cwd=copy,
             # A .pyc of the same second and size would be taken for the changed file's.
-            env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "BERKA_DIR": _berka()},
+            env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "BERKA_DIR": _berka()} | guard.settings,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -20,7 +20,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from sandbox.postgres import Postgres
 
-pytest.register_assert_rewrite("athena_worlds")
+pytest.register_assert_rewrite("athena_kills", "athena_worlds")
 
 ROOT = Path(__file__).resolve().parents[2]
 DBT = Path(sys.executable).with_name("dbt")

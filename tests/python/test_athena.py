@@ -177,7 +177,7 @@ def test_a_build_that_was_taken_for_dead_ends(both: BothEngines) -> None:
         building = threads.submit(
             lambda: both.pipeline.try_run(
                 *(str(DBT), "run", "--threads", "1", "--select", *WITH_PARENTS),
-                **both.on_athena | {"BUILD_LEASE_SECONDS": "2"},
+                **both.on_athena | {"BUILD_LEASE_SECONDS": "6"},
             )
         )
         while not building.done() and both.rows("select build from tables.build_lease") == ['""']:

@@ -21,7 +21,7 @@
         {#- A version is of the day of its batch. -#}
         {%- set days = [last_built(this)[0] | string] + (backfill_days() or []) -%}
         {%- set condition = "_extract_date >= cast('" ~ days | min ~ "' as date)" -%}
-    {%- elif execute -%}
+    {%- elif execute and partition_column() -%}
         {%- set column = partition_column() -%}
         {%- set source_name, table = model.sources[0] -%}
         {%- set time = normalised(column, 'as_is' if column.endswith('_date') else 'ts') -%}

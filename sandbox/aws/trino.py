@@ -48,9 +48,11 @@ http-server.log.enabled=false
 query.max-memory={memory}MB
 query.max-memory-per-node={memory}MB
 memory.heap-headroom-per-node={headroom}MB
-# Results are fetched at once; keeping more history only costs memory.
+# Results are fetched at once; keeping more history only costs memory: what is known of ended statements' tasks, for 15
+# minutes by default, filled most of the heap.
 query.min-expire-age=5s
-query.max-history=20
+query.max-history=5
+task.info.max-age=10s
 task.max-worker-threads=4
 # One writer, so that the connectors' limit of partitions a writer is Athena's limit of 100 a statement.
 task.min-writer-count=1

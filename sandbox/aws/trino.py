@@ -48,8 +48,8 @@ http-server.log.enabled=false
 query.max-memory={memory}MB
 query.max-memory-per-node={memory}MB
 memory.heap-headroom-per-node={headroom}MB
-# Results are fetched at once; keeping more history only costs memory: what is known of ended statements' tasks, for 15
-# minutes by default, filled most of the heap.
+# Results are fetched at once; keeping more history only costs memory: what is known of the tasks of ended
+# statements, for 15 minutes by default, filled most of the heap.
 query.min-expire-age=5s
 query.max-history=5
 task.info.max-age=10s

@@ -202,6 +202,13 @@
     {%- set columns = ['*'] if execute else key -%}
     {%- if execute and is_incremental() -%}
         {%- set columns = adapter.get_columns_in_relation(this) | map(attribute='name') | reject('equalto', flag) | list -%}
+        {%- set missing = model.columns.keys() | reject('in', columns + [flag]) | list -%}
+        {%- if missing -%}
+            {%- do exceptions.raise_compiler_error(
+                this.identifier ~ ' was built without ' ~ missing | join(', ')
+                ~ ', which the model has now: build it and what depends on it with --full-refresh'
+            ) -%}
+        {%- endif -%}
     {%- endif -%}
     select
         {%- for column in columns %}

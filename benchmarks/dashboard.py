@@ -23,6 +23,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,9 @@ from realtime.decisions import Decider
 from realtime.intake import Intake, _Waiting
 from realtime.orders import Amount, OrderRequest
 from realtime.policy import load_policies
-from realtime.settings import Settings
+from realtime.settings import Clock
 from tests.soak.dashboard import Dashboard
-from tests.soak.realtime import DAY, Stack, order_body
+from tests.soak.realtime import Stack, order_body
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = Path("/usr/bin/chromium")
@@ -182,6 +183,7 @@ def _run(stack: Stack, viewers: int, given: argparse.Namespace) -> dict[str, Any
         before = _committed(stack)
         load = {
             "dsn": stack.dsn,
+            "offset": stack.offset,
             "rate": given.rate,
             "seconds": given.seconds,
             "customers": stack.customers(),
@@ -366,7 +368,7 @@ async def _view(given: dict[str, Any]) -> None:
 
 async def _load(given: dict[str, Any]) -> None:
     rng = random.Random(uuid.uuid4().int)
-    clock = Settings("", realtime_date=DAY.isoformat()).clock()
+    clock = Clock(timedelta(seconds=given["offset"]))
     partners: Counter[str] = Counter()
     rejected = orders = 0
     async with open_pool(given["dsn"], 4) as pool:

@@ -16,9 +16,10 @@ import threading
 import time
 import uuid
 from collections import Counter
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import httpx
 import psycopg
@@ -38,6 +39,7 @@ from sandbox.third_party.server import create_server
 
 _ORDERS = "/v1/credit-orders"
 _RATE = 5  # orders a second
+_ZONE = ZoneInfo("America/Sao_Paulo")
 
 
 def main() -> int:
@@ -82,7 +84,7 @@ def _run(world: control.Status) -> None:
         "REALTIME_DSN": world.dsn,
         "BUREAU_URL": bureau.url,
         "BUREAU_API_KEY": bureau_key,
-        "REALTIME_DATE": tomorrow.isoformat(),
+        "REALTIME_OFFSET_SECONDS": str((tomorrow - datetime.now(_ZONE).date()) // timedelta(seconds=1)),
         "REALTIME_DASHBOARD_USERS": str(world.folder / "users.json"),
         "REALTIME_DASHBOARD_SECRET": secrets.token_hex(32),
     }

@@ -3,14 +3,14 @@
 import os
 import re
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from realtime.errors import RealtimeError
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where everything is, and which day it is."""
+    """Where everything is, and what time it is."""
 
     realtime_dsn: str
     """PostgreSQL, by a role that may write in schemas app and realtime."""
@@ -37,8 +37,8 @@ class Settings:
     """Whose logins hold instead of passwords."""
     realtime_oidc_client_id: str = ""
     realtime_oidc_client_secret: str = ""
-    realtime_date: str = ""
-    """The day it is, in UTC; unset: today. The sandbox's world has a date of its own."""
+    realtime_offset_seconds: int = 0
+    """How far the time of business is ahead of the real one: a sandbox's world has a date of its own."""
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -61,6 +61,11 @@ class Settings:
             if not minutes.isdigit() or not 1 <= int(minutes) <= 43_200:
                 raise RealtimeError("REALTIME_DASHBOARD_SESSION_MINUTES must be from 1 to 43200")
             given["realtime_dashboard_session_minutes"] = int(minutes)
+        offset = given["realtime_offset_seconds"]
+        if offset is not None:
+            if not re.fullmatch(r"-?\d{1,10}", offset):
+                raise RealtimeError("REALTIME_OFFSET_SECONDS must be a whole number of seconds")
+            given["realtime_offset_seconds"] = int(offset)
         if given["realtime_dashboard_secret"] and len(given["realtime_dashboard_secret"]) < 32:
             raise RealtimeError("REALTIME_DASHBOARD_SECRET must have 32 characters or more")
         queue = given["realtime_queue"]
@@ -71,18 +76,8 @@ class Settings:
         return cls(**{name: value for name, value in given.items() if value is not None})
 
     def clock(self) -> "Clock":
-        """The clock of this day.
-
-        Raises:
-            RealtimeError: REALTIME_DATE is no day.
-        """
-        if not self.realtime_date:
-            return Clock()
-        try:
-            day = date.fromisoformat(self.realtime_date)
-        except ValueError:
-            raise RealtimeError("REALTIME_DATE must be a day: 2025-12-31") from None
-        return Clock(day - datetime.now(UTC).date())
+        """The clock of business."""
+        return Clock(timedelta(seconds=self.realtime_offset_seconds))
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,7 @@ def kinesis_event(stream: str) -> dict[str, Any]:
 def function(
     stack: Stack, aws: None, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[dict[str, Any]], list[str]]:
-    for name in ("REALTIME_DSN", "BUREAU_URL", "BUREAU_API_KEY", "REALTIME_DATE"):
+    for name in ("REALTIME_DSN", "BUREAU_URL", "BUREAU_API_KEY", "REALTIME_OFFSET_SECONDS"):
         monkeypatch.setenv(name, stack.env[name])
     monkeypatch.setattr(lambda_function, "_function", None)
     return lambda event: [

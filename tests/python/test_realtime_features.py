@@ -1,7 +1,7 @@
 """What an order was decided on, and what the dashboard says of a day, is what the warehouse says of it."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -10,7 +10,7 @@ import duckdb
 
 from tests.soak.dashboard import Dashboard
 from tests.soak.parity import run
-from tests.soak.realtime import DAY, Stack
+from tests.soak.realtime import Stack
 
 ZONE = ZoneInfo("America/Sao_Paulo")
 
@@ -21,7 +21,7 @@ def test_features_scores_and_yesterday_are_those_of_the_warehouse(
     folder = new_folder("parity")
     with Stack(folder, scale=0.05, lease=15) as stack:
         compared, differences = run(stack, folder, 300, seed=3)
-        tomorrow = {"REALTIME_DATE": (DAY + timedelta(days=1)).isoformat()}
+        tomorrow = {"REALTIME_OFFSET_SECONDS": str(stack.offset + 24 * 60 * 60)}
         with Dashboard(stack, environment=tomorrow) as dashboard:
             client = dashboard.client()
             shown = client.get("/dashboard/api/state", params={"window": "yesterday"}).json()["summary"]

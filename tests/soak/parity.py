@@ -28,7 +28,7 @@ import psycopg
 
 from realtime.features import Features
 from realtime.policy import Inputs, load_policies
-from realtime.settings import Clock, Settings
+from realtime.settings import Clock
 from tests.soak.realtime import BUREAU_KEY, DAY, ROOT, Sent, Stack, order_body, post_once
 
 _BUREAU = {name for name in Features.__struct_fields__ if name.startswith("bureau_")}
@@ -123,7 +123,7 @@ def run(stack: Stack, folder: Path, orders: int, seed: int) -> tuple[Counter[str
 async def _play(stack: Stack, connection: psycopg.Connection, rng: random.Random, orders: int) -> list[str]:
     people = stack.customers()
     changed: set[str] = set()
-    clock = Settings("", realtime_date=DAY.isoformat()).clock()
+    clock = Clock(timedelta(seconds=stack.offset))
     ids: list[str] = []
     while len(ids) < orders:
         bodies = [(partner, _body(rng, cpf)) for partner, cpf in rng.choices(people, k=20)]

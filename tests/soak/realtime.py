@@ -28,7 +28,7 @@ from collections import Counter
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,10 @@ class Stack:
         self._processes: dict[str, subprocess.Popen] = {}
         self._bureau: Any = None
         self._postgres: Postgres | None = None
+        # The day begins with the stack, in the morning: nothing depends on the hour of the machine's clock,
+        # and a long run does not reach the next day.
+        morning = datetime(DAY.year, DAY.month, DAY.day, 12, tzinfo=UTC)
+        self.offset = (morning - datetime.now(UTC)) // timedelta(seconds=1)
         self._log = (self.folder / "log").open("ab")
         self._postgres_log = (self.folder / "postgres.log").open("ab")
         try:
@@ -117,7 +121,7 @@ class Stack:
                 "REALTIME_WORKER_PORT": str(self.worker_port),
                 "BUREAU_URL": f"http://127.0.0.1:{self.bureau_port}",
                 "BUREAU_API_KEY": BUREAU_KEY,
-                "REALTIME_DATE": DAY.isoformat(),
+                "REALTIME_OFFSET_SECONDS": str(self.offset),
             }
             | self.environment
         )

@@ -679,6 +679,25 @@ def test_days_that_are_no_range_are_refused(staging: Project, given: str, said: 
     assert said in done.stdout
 
 
+def test_a_table_built_without_a_column_that_its_model_has_now_is_refused(
+    staging: Project, tmp_path: Path
+) -> None:
+    older = Project(tmp_path)
+    shutil.copytree(staging.lake, older.lake)
+    shutil.copyfile(staging.folder / "warehouse.duckdb", tmp_path / "warehouse.duckdb")
+    with duckdb.connect(str(tmp_path / "warehouse.duckdb")) as connection:
+        connection.execute("alter table staging.stg_app__customers drop column city")
+    select = ("--select", "quarantine_app__customers", "stg_app__customers")
+
+    done = older.try_dbt("run", *select)
+
+    assert done.returncode != 0
+    assert "stg_app__customers was built without city, which the model has now: build it" in done.stdout
+    older.dbt("run", *select, "--full-refresh")
+    everything = "from staging.stg_app__customers order by all"
+    assert older.query(everything) == staging.query(everything)
+
+
 def test_the_latest_version_of_a_record_is_kept(staging: Project) -> None:
     kept = staging.query(
         "select customer_id, full_name, _batch_id from staging.stg_app__customers order by 1"

@@ -33,6 +33,7 @@ from realtime.errors import RealtimeError
 from realtime.features import FEATURES
 from realtime.policy import load_policies
 from realtime.queue import _RECEIVE, PostgresQueue, replay_dead_letters
+from realtime.settings import Settings
 from tests.soak.realtime import PATIENCE, Campaign, Stack, order_body
 
 RNG = random.Random(11)
@@ -109,6 +110,27 @@ def decided(stack: Stack, people: Iterator, status: str) -> tuple[str, dict[str,
         if order["status"] == status:
             return partner, order
     raise AssertionError(f"nobody was {status}")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("REALTIME_PORT", "http"),
+        ("REALTIME_WORKER_PORT", "65536"),
+        ("REALTIME_DASHBOARD_SESSION_MINUTES", "0"),
+        ("REALTIME_DASHBOARD_SECRET", "too short"),
+        ("REALTIME_QUEUE", "rabbit"),
+        ("REALTIME_OFFSET_SECONDS", "2026-01-01"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(
+    setting: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REALTIME_DSN", "postgresql://localhost/none")
+    monkeypatch.setenv(setting, value)
+    with pytest.raises(RealtimeError, match=setting) as refused:
+        Settings.from_environment()
+    assert "too short" not in str(refused.value)
 
 
 def test_an_order_is_taken_in_decided_and_explained(stack: Stack, people: Iterator) -> None:

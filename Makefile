@@ -60,7 +60,7 @@ test: setup-dev lint ## Lint, then the whole test suite
 
 .PHONY: test-athena
 test-athena: setup-dev ## The project on Athena: both worlds row by row as on DuckDB, readers, builds at once and killed
-	@$(BIN)/python -m pytest -m athena tests/python
+	@$(BIN)/python -m pytest -m athena --capture no --durations 0 tests/python
 
 .PHONY: bench
 bench: setup .cache/bench/peers/.installed ## Ingestion and warehouse beside their peers (docs/benchmarks.md)

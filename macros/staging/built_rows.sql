@@ -17,10 +17,12 @@
 
 {% macro athena__built_rows() -%}
     {%- set condition = 'true' -%}
-    {%- if execute and '_batch_id' in unique_key_columns() and last_built(this)[0] -%}
+    {%- if execute and '_batch_id' in unique_key_columns() -%}
         {#- A version is of the day of its batch. -#}
-        {%- set days = [last_built(this)[0] | string] + (backfill_days() or []) -%}
-        {%- set condition = "_extract_date >= cast('" ~ days | min ~ "' as date)" -%}
+        {%- if last_built(this)[0] -%}
+            {%- set days = [last_built(this)[0] | string] + (backfill_days() or []) -%}
+            {%- set condition = "_extract_date >= cast('" ~ days | min ~ "' as date)" -%}
+        {%- endif -%}
     {%- elif execute and partition_column() -%}
         {%- set column = partition_column() -%}
         {%- set source_name, table = model.sources[0] -%}

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,8 @@ from xdist.scheduler import LoadScopeScheduling
 from sandbox.postgres import Postgres
 
 pytest.register_assert_rewrite("athena_kills", "athena_worlds")
+# What a script starts in the background ignores Ctrl-C, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[2]
 DBT = Path(sys.executable).with_name("dbt")
